@@ -1,0 +1,167 @@
+"""Handover: taking the client's connection away from a WSGI server, to give it to the hub.
+
+    response = app(environ, captured_start_response)    # the framework runs to its end
+    taken = take(environ, start_response)
+    if isinstance(taken, Taken):
+        hub.adopt(taken.sock, ...)                      # the hub writes the whole response, head included
+        return taken.finish(status, headers)            # the server believes it has answered
+    ...                                                 # Refused: answer as usual, see fallback.py
+
+`swap` says how it is done; there is one module a server, which knows where that server keeps what is needed
+and what forbids it. No server is imported: they are found through the objects at hand and `sys.modules`.
+docs/decisions/0001-handover.md has what each server was seen to do.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from . import gunicorn, werkzeug
+from .claim import Claim, Headers, Refused
+from .fallback import Fallback
+from .swap import Sink, swap
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+__all__ = ["Fallback", "Refused", "Taken", "conflict", "take"]
+
+_SERVERS = (gunicorn, werkzeug)
+_OFF = {"off", "0", "no", "false"}
+
+
+class _Answered(list[bytes]):
+    """An empty body that keeps the dummy's far end open until the server is through with it."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A connection that is ours: nothing the server does from here on reaches the client.
+
+    Attributes:
+        sock: The connection: non-blocking, not inherited, TCP_NODELAY on where it is TCP. Closing it is
+            up to the caller.
+        server: What it was taken from, such as ``gunicorn 27.0.1 gthread``.
+    """
+
+    sock: socket.socket
+    server: str
+    _claim: Claim = field(repr=False)
+    _sink: Sink = field(repr=False)
+
+    def finish(self, status: str, headers: Headers) -> list[bytes]:
+        """Make the server believe that it has answered; to be called once.
+
+        Args:
+            status: The status line to appear in the server's access log, such as ``200 OK``.
+            headers: Headers for the same purpose. The client gets neither: the hub writes its head.
+
+        Returns:
+            The body to return to the server: empty, with a ``close()`` as WSGI has it.
+        """
+        self._claim.start(status, headers)
+        return _Answered(self._sink)
+
+
+def take(environ: WSGIEnvironment, start_response: StartResponse) -> Taken | Refused:
+    """Take the request's connection, whole or not at all.
+
+    Call it in the thread that runs the request, after the application has finished and before anything was
+    answered.
+
+    Args:
+        environ: As the server gave it.
+        start_response: The server's own, not one that a middleware has wrapped.
+
+    Returns:
+        `Taken`, or `Refused` with the reason. When refused, the connection is untouched and the request
+        can be answered as usual.
+    """
+    reason = _unfit(environ)
+    if reason is not None:
+        return Refused(reason)
+    for server in _SERVERS:
+        claim = server.probe(environ, start_response)
+        if claim is not None:
+            break
+    else:
+        name = str(environ.get("SERVER_SOFTWARE", "")) or "this server (it gives no SERVER_SOFTWARE)"
+        return Refused(f"{name} is neither gunicorn nor Werkzeug's development server")
+    if isinstance(claim, Refused):
+        return claim
+    reason = _not_plain(claim.connection)
+    if reason is not None:
+        return Refused(reason)
+    try:
+        sock, sink = swap(claim.connection)
+    except OSError as error:
+        return Refused(f"the connection could not be taken: {error}")
+    return Taken(sock, claim.server, claim, sink)
+
+
+def conflict(environ: WSGIEnvironment, start_response: StartResponse) -> str | None:
+    """Say why a hub in this process could not serve its viewers, and what to do about it.
+
+    Args:
+        environ: As the server gave it.
+        start_response: The server's own; gunicorn's settings cannot be seen through a middleware's.
+
+    Returns:
+        One sentence for a log, or None if there is no conflict.
+    """
+    found = gunicorn.conflict(start_response)
+    if found is None and environ.get("wsgi.multiprocess"):
+        name = str(environ.get("SERVER_SOFTWARE", "")) or "the server"
+        found = (
+            f"{name} runs several processes (wsgi.multiprocess is true), and an update made in one would "
+            "not reach the viewers of the others: run one process with threads (gunicorn -w 1 --threads 4)"
+        )
+    return found
+
+
+def _unfit(environ: Mapping[str, Any]) -> str | None:
+    """Why a request is not one to take a connection for, whatever the server."""
+    if os.environ.get("AFTERLOAD_HANDOVER", "").strip().lower() in _OFF:
+        return "handover is switched off (AFTERLOAD_HANDOVER)"
+    if sys.platform != "linux":
+        return f"handover is tried on Linux only, and this is {sys.platform}"
+    method = environ.get("REQUEST_METHOD")
+    if method != "GET":
+        return f"the request is {method!r}, not GET"
+    protocol = environ.get("SERVER_PROTOCOL")
+    if protocol not in ("HTTP/1.0", "HTTP/1.1"):
+        return f"the request came by {protocol!r}, not HTTP/1"
+    if environ.get("CONTENT_LENGTH") not in (None, "", "0") or environ.get("HTTP_TRANSFER_ENCODING"):
+        return "the request has a body"
+    return None
+
+
+def _not_plain(connection: socket.socket) -> str | None:
+    """Why a connection is not one whose bytes are the client's bytes.
+
+    The socket says so, not `wsgi.url_scheme`: behind a proxy that one is "https" with a plain socket.
+    """
+    kind = type(connection)
+    # By name as well: gevent puts its own class in the place of socket.socket.
+    if kind is not socket.socket or kind.__module__ != "socket":
+        return f"the connection is a {kind.__module__}.{kind.__qualname__}, not a plain socket"
+    if connection.type != socket.SOCK_STREAM or connection.family not in _STREAMS:
+        return f"the connection is {connection.family.name}, {connection.type.name}, not TCP or a Unix stream"
+    return None
+
+
+_STREAMS = (socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", None))

@@ -1,0 +1,124 @@
+"""gunicorn's sync and gthread workers.
+
+Everything is found through the ``start_response`` the worker gave us: a bound method of its
+``gunicorn.http.wsgi.Response``, which has the socket, the request with its read-ahead, and the
+configuration. A middleware that wraps ``start_response`` hides all that, and is reason enough to refuse:
+it wants to see or change the response, and would be passed by.
+
+Both workers have the connection registered with no epoll while the application runs (gthread takes a
+kept-alive one out of its poller before it gives it to a thread), so its number may be swapped (swap.py).
+The gevent and tornado workers keep watchers on it, so they are refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .claim import Claim, Headers, Refused
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+__all__ = ["conflict", "probe"]
+
+# By the setting's text: its `worker_class` property loads the class, and runs its setup(), each time it is
+# read. A subclass is not among these: it may do more with its connections than we know of.
+_WORKERS = {
+    "sync": "sync",
+    "gunicorn.workers.sync.SyncWorker": "sync",
+    "gthread": "gthread",
+    "gunicorn.workers.gthread.ThreadWorker": "gthread",
+}
+
+
+def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Refused | None:
+    """Find the connection behind a request that a gunicorn worker gave us.
+
+    Returns:
+        None if the server is not gunicorn.
+    """
+    response = _response(start_response)
+    if response is None:
+        if "gunicorn.socket" not in environ:
+            return None
+        name = getattr(start_response, "__qualname__", type(start_response).__qualname__)
+        return Refused(
+            f"start_response is {name}, not gunicorn's own: a middleware outside Live wraps it, and would be "
+            "passed by; wrap it inside Live instead"
+        )
+    version = _version()
+    if type(response) is not _class("gunicorn.http.wsgi", "Response"):
+        return Refused(f"gunicorn {version} answers with {type(response).__qualname__}, not plain HTTP/1")
+    try:
+        return _claim(response, version)
+    except AttributeError as error:
+        return Refused(f"gunicorn {version} is built in a way unknown to afterload: {error}")
+
+
+def conflict(start_response: StartResponse) -> str | None:
+    """Say why a hub inside this gunicorn worker could not serve its viewers, or None."""
+    response = _response(start_response)
+    cfg = getattr(response, "cfg", None)
+    workers = _number(cfg, "workers")
+    if workers > 1:
+        return (
+            f"gunicorn runs {workers} workers, and an update made in one would not reach the viewers of the "
+            "others: run one worker with threads instead (gunicorn -w 1 --threads 4)"
+        )
+    limit = _number(cfg, "max_requests")
+    if limit > 0:
+        return (
+            f"gunicorn ends its worker after {limit} requests (max_requests), which cuts off every viewer, "
+            "and their reconnects use up the next worker's requests: remove --max-requests"
+        )
+    return None
+
+
+def _claim(response: Any, version: str) -> Claim | Refused:
+    cfg, request = response.cfg, response.req
+    worker = cfg.worker_class_str
+    kind = _WORKERS.get(worker)
+    if kind is None:
+        return Refused(
+            f"connections of gunicorn's worker class {worker!r} cannot be taken: use gthread (--threads 4)"
+        )
+    if cfg.is_ssl:
+        return Refused("gunicorn does TLS itself (certfile is set): let a proxy in front do it")
+    protocol = getattr(cfg, "protocol", "http")  # a setting since gunicorn 25
+    if protocol != "http":
+        return Refused(f"gunicorn speaks {protocol!r} to the proxy in front of it, not HTTP")
+    if response.status is not None or response.headers_sent:
+        return Refused("the response has been started already")
+    if request.unreader.buf.getvalue():
+        return Refused("gunicorn has read bytes that the client sent behind the request")
+
+    def start(status: str, headers: Headers) -> None:
+        # Otherwise gthread would keep the dummy for another request, and gunicorn ignores a
+        # "Connection" header of the application's.
+        response.force_close()
+        response.start_response(status, headers)
+
+    return Claim(response.sock, f"gunicorn {version} {kind}", start)
+
+
+def _response(start_response: StartResponse) -> Any:
+    """gunicorn's response object, if `start_response` is that object's own method."""
+    owner = getattr(start_response, "__self__", None)
+    base = _class("gunicorn.http.wsgi", "Response")
+    if base is None or not isinstance(owner, base):
+        return None
+    return owner if getattr(start_response, "__func__", None) is base.start_response else None
+
+
+def _class(module: str, name: str) -> Any:
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _version() -> str:
+    return str(getattr(sys.modules.get("gunicorn"), "__version__", "of unknown version"))
+
+
+def _number(cfg: object, name: str) -> int:
+    value = getattr(cfg, name, 0)
+    return value if isinstance(value, int) else 0
