@@ -1,0 +1,77 @@
+"""What every test may use: real servers, evidence beside a failure, and no silent skips in CI.
+
+A failing test shows, beside its traceback, what its fixtures have put into its evidence: the log of a
+server, the console of a browser, the path of a screenshot. A failure should not need a second run to be read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+
+import pytest
+
+from tests.servers.process import Server, Servers
+
+EVIDENCE = pytest.StashKey[list[tuple[str, Callable[[], str]]]]()
+
+
+def add_evidence(node: pytest.Item | pytest.Collector, title: str, text: Callable[[], str]) -> None:
+    """Have ``text()`` shown under ``title`` when a test of this node, or below it, fails."""
+    node.stash.setdefault(EVIDENCE, []).append((title, text))
+
+
+@pytest.fixture
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Starts real server processes; ends them after the test, and shows their logs when it failed."""
+    yield from _servers(request.node, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def module_servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    """The same for servers that all tests of a module share."""
+    yield from _servers(request.node, tmp_path_factory)
+
+
+def _servers(
+    node: pytest.Item | pytest.Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    def show(server: Server) -> None:
+        add_evidence(node, f"log of {server.name}", server.log)
+
+    with Servers(tmp_path_factory.mktemp("servers"), on_start=show) as started:
+        yield started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _forbid_skip(report)
+    if report.failed:
+        for node in item.listchain():
+            for title, text in node.stash.get(EVIDENCE, []):
+                try:
+                    report.sections.append((title, text()))
+                except Exception as exception:  # the evidence must not hide the failure it belongs to
+                    report.sections.append((title, f"(not to be had: {exception!r})"))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped:
+        _forbid_skip(report)
+    return report
+
+
+def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """In CI everything is installed, so a test that is skipped there is a test nobody runs."""
+    if os.environ.get("CI") != "true":
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"{reason}\nA skipped test is a failure when CI=true."
