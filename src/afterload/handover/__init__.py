@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import gunicorn, werkzeug
 from .claim import Claim, Headers, Refused
-from .fallback import Fallback
+from .fallback import Body, Fallback
 from .swap import Sink, swap
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-__all__ = ["Fallback", "Refused", "Taken", "conflict", "take"]
+__all__ = ["Body", "Fallback", "Refused", "Taken", "conflict", "take"]
 
 _SERVERS = (gunicorn, werkzeug)
 _OFF = {"off", "0", "no", "false"}

@@ -4,16 +4,24 @@ The hub treats one end as if it were the browser. The server streams what arrive
 one of its threads for each viewer (which is why `Live` allows only a few of these). One delivery path, one
 back-pressure rule: a browser that reads slowly fills the server's socket, then the pair, and then the hub
 stops sending.
+
+A server that streams a response notices that the client has gone only when it writes, a heartbeat later or
+two; until then the viewer would go on holding its thread. Where the server shows us the connection without
+letting it go (gunicorn and Werkzeug doing TLS), the body watches it, and ends at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import weakref
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
 
 __all__ = ["Body", "Fallback"]
 
@@ -21,14 +29,21 @@ _SIZE = 65536
 
 
 class Body(Iterator[bytes]):
-    """A response body of what the hub writes, until the hub closes its end.
+    """A response body of what the hub writes, until the hub closes its end or the client has gone.
 
-    Iterating blocks until there is something. `close()` may be called from any thread, at any time, more
-    than once; the hub sees the end of the connection at once.
+    Iterating blocks until there is something. As with any WSGI body, the thread that iterates also closes.
     """
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, connection: int | None = None) -> None:
         self._end = end
+        self._poll = None
+        if connection is not None and hasattr(select, "POLLRDHUP"):
+            self._poll = select.poll()
+            self._poll.register(end, select.POLLIN)
+            # Errors and hang-ups are always reported. Readable is not asked for: what a client sends
+            # behind its request is nothing to us, and under TLS it may be a mere key update.
+            self._poll.register(connection, select.POLLRDHUP)
+        self._connection = connection
         _bodies.add(self)
 
     def __iter__(self) -> Body:
@@ -36,8 +51,11 @@ class Body(Iterator[bytes]):
 
     def __next__(self) -> bytes:
         try:
-            data = self._end.recv(_SIZE)
-        except OSError:  # closed under us, or reset by a hub that is gone
+            if self._poll is not None and any(fd == self._connection for fd, _ in self._poll.poll()):
+                data = b""
+            else:
+                data = self._end.recv(_SIZE)
+        except OSError:  # closed already, or reset by a hub that is gone
             data = b""
         if not data:
             self.close()
@@ -45,12 +63,12 @@ class Body(Iterator[bytes]):
         return data
 
     def close(self) -> None:
-        """Tell the hub that the viewer has gone, and free the descriptor."""
+        """Tell the hub that the viewer has gone, and free the descriptor. May be called more than once."""
+        self._poll = None
         end = self._end
+        # Closed with bytes unread, a Unix socket gives its peer ECONNRESET; the hub is to see a plain end.
         with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)  # wakes a recv() in another thread; close() alone does not
-        # Closed with bytes unread, a Unix socket gives its peer ECONNRESET; the hub should see a plain end.
-        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
             while end.recv(_SIZE, socket.MSG_DONTWAIT):
                 pass
         end.close()
@@ -71,8 +89,12 @@ class Fallback(NamedTuple):
     body: Body
 
     @classmethod
-    def open(cls) -> Fallback:
+    def open(cls, environ: WSGIEnvironment | None = None) -> Fallback:
         """Make a pair.
+
+        Args:
+            environ: As the server gave it. With it, a client that goes away is noticed at once on servers
+                that show their connection; without it, when the server next writes.
 
         Raises:
             OSError: No descriptor left.
@@ -80,7 +102,16 @@ class Fallback(NamedTuple):
         hub_end, end = socket.socketpair()
         hub_end.setblocking(False)
         end.setblocking(True)  # whatever socket.setdefaulttimeout() says
-        return cls(hub_end, Body(end))
+        return cls(hub_end, Body(end, _connection(environ or {})))
+
+
+def _connection(environ: WSGIEnvironment) -> int | None:
+    shown = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    # Only real sockets: under gevent, waiting in poll() for a number would stop every greenlet.
+    if not isinstance(shown, socket.socket) or socket.socket.__module__ != "socket":
+        return None
+    fd = shown.fileno()
+    return fd if fd >= 0 else None
 
 
 _bodies: weakref.WeakSet[Body] = weakref.WeakSet()

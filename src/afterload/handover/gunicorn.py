@@ -103,7 +103,7 @@ def _claim(response: Any, version: str) -> Claim | Refused:
 
 
 def _response(start_response: StartResponse) -> Any:
-    """gunicorn's response object, if `start_response` is that object's own method."""
+    """The response object of gunicorn, if `start_response` is that object's own method."""
     owner = getattr(start_response, "__self__", None)
     base = _class("gunicorn.http.wsgi", "Response")
     if base is None or not isinstance(owner, base):

@@ -56,6 +56,8 @@ def _claim(start_response: FunctionType, version: str) -> Claim | Refused:
         return Refused("the response has been started already")
     if handler.server.ssl_context is not None:
         return Refused("Werkzeug's server does TLS itself (ssl_context is set): let a proxy in front do it")
+    if handler.server.multiprocess:
+        return Refused("Werkzeug's forking server ends the process after each request: use threads instead")
     if _read_ahead(handler):
         return Refused("the client sent bytes behind the request")
     kind = "threaded" if handler.server.multithread else "single-threaded"

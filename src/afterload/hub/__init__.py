@@ -1,0 +1,1 @@
+"""Where viewers are held and written to; see `afterload.hub.hub`."""

@@ -1,0 +1,104 @@
+"""A held connection, the groups that share their bytes, and the send that keeps the GIL.
+
+A viewer that has taken everything is nothing but an entry in its group's `current`: the group's cursor is its
+position. Only one that could not take a whole block owns anything: a view on the unsent rest of that shared
+block, and the position it will be at when the rest is sent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import sys
+from collections.abc import Callable
+
+from ..log import Log
+
+MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL
+
+Send = Callable[[int, bytes, int, int], int]
+
+
+class Viewer:
+    """One held connection.
+
+    Attributes:
+        rest: what of a block is not sent yet, or None.
+        at: its position once `rest` is sent; meaningful only while it is not in its group's `current`.
+        base: the group's byte count when it became current.
+        sent: bytes it got otherwise.
+        stalled: clock time since when it has taken nothing, while there is a rest.
+        closing: it gets no more than its rest.
+    """
+
+    __slots__ = ("address", "at", "base", "closing", "fd", "group", "rest", "sent", "since", "sock", "stalled")
+
+    def __init__(self, sock: socket.socket, group: Group, address: str, now: float) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.group = group
+        self.address = address
+        self.since = now
+        self.rest: memoryview | None = None
+        self.at = 0
+        self.base = 0
+        self.sent = 0
+        self.stalled = 0.0
+        self.closing = False
+
+
+class Group:
+    """The viewers that follow the same channels, and so are sent the same bytes.
+
+    Attributes:
+        current: viewers that have everything up to `cursor`, by fd.
+        behind: viewers with an unsent rest.
+        waiting: viewers without a rest that join at the next flush, as they are at another position.
+        dirty: there are entries after `cursor`, and a flush is on its way.
+        next_flush: not before this clock time.
+        progress: told how far the viewer has got (the group of a private loop).
+    """
+
+    __slots__ = (
+        "behind", "current", "cursor", "dirty", "last_sent", "log", "names", "next_flush", "progress", "sent",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, log: Log, names: tuple[str, ...], progress: Callable[[int], None] | None = None) -> None:
+        self.log = log
+        self.names = names
+        self.current: dict[int, Viewer] = {}
+        self.behind: set[Viewer] = set()
+        self.waiting: set[Viewer] = set()
+        self.cursor = log.head
+        self.dirty = False
+        self.next_flush = 0.0
+        self.last_sent = 0.0
+        self.sent = 0
+        self.progress = progress
+
+    def viewers(self) -> list[Viewer]:
+        return [*self.current.values(), *self.behind, *self.waiting]
+
+    def __len__(self) -> int:
+        return len(self.current) + len(self.behind) + len(self.waiting)
+
+
+def gil_keeping_send() -> Send | None:
+    """`send(2)` that does not give up the GIL, or None where it cannot be had.
+
+    `socket.send` lets go of the GIL for each call, and beside one computing thread waits up to 5 ms (the switch
+    interval) to get it back: for each viewer. A non-blocking send of a small block takes a few microseconds, so
+    it is made with the GIL held, and the poller gives it up once a millisecond.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        send = ctypes.PyDLL(None).send
+    except (OSError, AttributeError):
+        return None
+    send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+    send.restype = ctypes.c_ssize_t
+    return send  # type: ignore[no-any-return]
