@@ -1,0 +1,359 @@
+"""Real browsers for tests: what a page is asked, apart from how one browser is asked it.
+
+``Page`` is what a test works with: one tab, driven by script expressions and waited for by polling. It
+rests on the few operations of ``Browser``, and each browser is one class that supplies these; a further
+browser is a further class.
+
+Three rules, each learnt from how streamed pages behave:
+
+- The page load strategy is ``none``: a page that streams is "loading" for as long as it lives, so waiting
+  for ``load`` would wait for ever. Instead, ``goto`` waits until the old document is gone, and the test
+  waits for what it is about.
+- Nothing sleeps for a fixed time. ``wait_for`` asks again and again, and says in the end what it last saw.
+- One browser serves a whole session of tests (a start takes a second), but each test gets a fresh tab,
+  without the cookies and caches of the one before; and an error that nothing caught in a page fails the
+  test.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from selenium import webdriver
+from selenium.common.exceptions import (
+    InvalidSessionIdException,
+    NoSuchWindowException,
+    WebDriverException,
+)
+from selenium.webdriver.common.by import By
+
+#: A window a desktop user would have; tests that need a phone call ``Page.resize``.
+WINDOW = (1000, 700)
+
+
+class NotInstalledError(Exception):
+    """The browser is not installed here."""
+
+
+class ScriptError(Exception):
+    """A script threw, or its document went away while it ran."""
+
+
+class WaitError(AssertionError):
+    """What ``wait_for`` waited for did not come; the message says what was there instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleEntry:
+    """One line of the browser's console.
+
+    Attributes:
+        level: ``INFO``, ``WARNING`` or ``SEVERE``.
+        source: ``console-api`` (a page logged it), ``javascript`` (nothing caught it), ``network``, …
+        text: The message, after its place in the source.
+    """
+
+    level: str
+    source: str
+    text: str
+
+
+class Browser(ABC):
+    """What a browser must be able to do for ``Page``. A tab is named by an opaque handle."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def new_tab(self) -> str:
+        """Open an empty tab and return its handle."""
+
+    @abstractmethod
+    def close_tab(self, tab: str) -> None:
+        """Close a tab. The browser stays, even without tabs."""
+
+    @abstractmethod
+    def goto(self, tab: str, url: str) -> None:
+        """Begin to load ``url``; return without waiting for it."""
+
+    @abstractmethod
+    def history(self, tab: str, action: str) -> None:
+        """``back``, ``forward`` or ``refresh``, without waiting for it."""
+
+    @abstractmethod
+    def run(self, tab: str, script: str, *arguments: Any) -> Any:
+        """Run the body of a function in the page and return its JSON value.
+
+        Raises:
+            ScriptError: It threw, or its document went away.
+        """
+
+    @abstractmethod
+    def click(self, tab: str, selector: str) -> None:
+        """Click on an element as a person does."""
+
+    @abstractmethod
+    def type(self, tab: str, selector: str, text: str) -> None:
+        """Focus an element and press keys."""
+
+    @abstractmethod
+    def resize(self, tab: str, width: int, height: int) -> None:
+        """Give the tab's viewport this size in CSS pixels."""
+
+    @abstractmethod
+    def png(self, tab: str) -> bytes:
+        """A screenshot of the viewport."""
+
+    @abstractmethod
+    def console(self) -> list[ConsoleEntry]:
+        """The console entries of all tabs since the last call."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop cookies and caches."""
+
+    @abstractmethod
+    def quit(self) -> None:
+        """End the browser and its driver."""
+
+
+class Page:
+    """One tab of a browser.
+
+    Args:
+        browser: The browser it opens in.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self._tab = browser.new_tab()
+        self._departures = itertools.count()
+
+    def goto(self, url: str, timeout: float = 15.0) -> None:
+        """Load ``url``, and return once the new document has begun (not: has loaded)."""
+        self._leave(lambda: self.browser.goto(self._tab, url), url, timeout)
+
+    def reload(self, timeout: float = 15.0) -> None:
+        """Reload the page as its button does."""
+        self._leave(lambda: self.browser.history(self._tab, "refresh"), "the reloaded page", timeout)
+
+    def back(self, timeout: float = 15.0) -> None:
+        """Go one step back in the tab's history."""
+        self._leave(lambda: self.browser.history(self._tab, "back"), "the page before", timeout)
+
+    def forward(self, timeout: float = 15.0) -> None:
+        """Go one step forward in the tab's history."""
+        self._leave(lambda: self.browser.history(self._tab, "forward"), "the next page", timeout)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Run statements in the page; ``return`` gives a value back, ``arguments[0]`` is the first argument.
+
+        Raises:
+            ScriptError: It threw.
+        """
+        return self.browser.run(self._tab, script, *arguments)
+
+    def eval(self, expression: str) -> Any:
+        """The value of a script expression.
+
+        Raises:
+            ScriptError: It threw.
+        """
+        return self.run(f"return ({expression})")
+
+    def text(self, selector: str) -> str:
+        """The ``textContent`` of the first element that matches."""
+        return str(self.eval(f"document.querySelector({json.dumps(selector)}).textContent"))
+
+    def wait_for(self, expression: str, timeout: float = 10.0) -> Any:
+        """Wait until a script expression is true in the page, and return its value.
+
+        An expression that throws counts as not yet true: what it looks for may not be there yet.
+
+        Raises:
+            WaitError: It was not true within ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                seen: Any = self.eval(expression)
+                if seen:
+                    return seen
+            except ScriptError as error:
+                seen = error
+            if time.monotonic() > deadline:
+                raise WaitError(
+                    f"waited {timeout:g} s in vain for {expression}\nlast seen: {seen!r}\n{self.describe()}"
+                )
+            time.sleep(0.02)
+
+    def wait_for_text(self, selector: str, text: str, timeout: float = 10.0) -> str:
+        """Wait until the first element that matches contains ``text``; return all its text."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.wait_for(f"{element}.textContent.includes({json.dumps(text)})", timeout)
+        return self.text(selector)
+
+    def wait_for_status(self, status: str, timeout: float = 10.0) -> None:
+        """Wait until the client shows ``status`` on the root element (``data-live``)."""
+        self.wait_for(f"document.documentElement.dataset.live === {json.dumps(status)}", timeout)
+
+    def click(self, selector: str) -> None:
+        """Click on an element as a person does."""
+        self.browser.click(self._tab, selector)
+
+    def type(self, selector: str, text: str) -> None:
+        """Focus an element and press keys."""
+        self.browser.type(self._tab, selector, text)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the viewport this size in CSS pixels."""
+        self.browser.resize(self._tab, width, height)
+
+    def png(self) -> bytes:
+        """A screenshot of the viewport."""
+        return self.browser.png(self._tab)
+
+    def describe(self) -> str:
+        """Where the page is and what it shows, for the message of a failure."""
+        try:
+            url, live, html = self.run(
+                "const e = document.documentElement;"
+                "return [location.href, e.dataset.live ?? '(none)', (document.body ?? e).outerHTML]"
+            )
+        except ScriptError as error:
+            return f"(the page does not answer: {error})"
+        return f"url: {url}\ndata-live: {live}\n{html[:3000]}"
+
+    def close(self) -> None:
+        """Close the tab."""
+        self.browser.close_tab(self._tab)
+
+    def _leave(self, navigate: Callable[[], None], where: str, timeout: float) -> None:
+        # Else the next wait_for could still be answered by the page that is about to go.
+        # Named anew each time: a document from the back/forward cache still has the name it left with.
+        departure = f"departure {next(self._departures)}"
+        self.run("window.__departure = arguments[0]", departure)
+        navigate()
+        try:
+            self.wait_for(f"window.__departure !== {json.dumps(departure)}", timeout)
+        except WaitError as error:
+            raise WaitError(f"{where} was not begun: {error}") from None
+
+
+class Chromium(Browser):
+    """Chromium through chromedriver.
+
+    Raises:
+        NotInstalledError: Either is not installed.
+    """
+
+    name = "chromium"
+
+    #: No sandbox, as tests may run as root in a container; the rest keeps it quiet and off the network.
+    FLAGS = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        f"--window-size={WINDOW[0]},{WINDOW[1]}",
+    )
+
+    def __init__(self) -> None:
+        paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
+        if None in paths:
+            raise NotInstalledError(
+                "chromium or chromedriver is not installed (Debian: chromium, chromium-driver)"
+            )
+        binary, driver = map(str, paths)
+        options = webdriver.ChromeOptions()
+        options.binary_location = binary
+        options.page_load_strategy = "none"
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        for flag in self.FLAGS:
+            options.add_argument(flag)
+        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        self.driver.set_script_timeout(30)
+        # A browser without tabs ends, so this one stays and is never used.
+        self._home = self._current = self.driver.current_window_handle
+
+    def new_tab(self) -> str:
+        self._use(self._home)
+        self.driver.switch_to.new_window("tab")
+        self._current = self.driver.current_window_handle
+        return self._current
+
+    def close_tab(self, tab: str) -> None:
+        self._use(tab)
+        self.driver.close()
+        self._use(self._home)
+
+    def goto(self, tab: str, url: str) -> None:
+        self._use(tab)
+        self.driver.get(url)
+
+    def history(self, tab: str, action: str) -> None:
+        self._use(tab)
+        {"back": self.driver.back, "forward": self.driver.forward, "refresh": self.driver.refresh}[action]()
+
+    def run(self, tab: str, script: str, *arguments: Any) -> Any:
+        self._use(tab)
+        try:
+            return self.driver.execute_script(script, *arguments)
+        except (InvalidSessionIdException, NoSuchWindowException):
+            raise  # the tab is gone: asking again would not help
+        except WebDriverException as error:
+            raise ScriptError(error.msg) from None
+
+    def click(self, tab: str, selector: str) -> None:
+        self._use(tab)
+        self.driver.find_element(By.CSS_SELECTOR, selector).click()
+
+    def type(self, tab: str, selector: str, text: str) -> None:
+        self._use(tab)
+        self.driver.find_element(By.CSS_SELECTOR, selector).send_keys(text)
+
+    def resize(self, tab: str, width: int, height: int) -> None:
+        self.cdp(
+            tab,
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
+
+    def png(self, tab: str) -> bytes:
+        self._use(tab)
+        return self.driver.get_screenshot_as_png()
+
+    def console(self) -> list[ConsoleEntry]:
+        return [
+            ConsoleEntry(entry["level"], entry["source"], entry["message"])
+            for entry in self.driver.get_log("browser")
+        ]
+
+    def forget(self) -> None:
+        # A browser context per test would be the thorough way; chromedriver does not allow making one.
+        for command in ("Network.clearBrowserCookies", "Network.clearBrowserCache"):
+            self.cdp(self._home, command)
+
+    def cdp(self, tab: str, command: str, parameters: dict[str, Any] | None = None) -> Any:
+        """Send a command of the Chrome DevTools protocol (only here: no other browser has it)."""
+        self._use(tab)
+        return self.driver.execute_cdp_cmd(command, parameters or {})
+
+    def quit(self) -> None:
+        self.driver.quit()
+
+    def _use(self, tab: str) -> None:
+        if tab != self._current:
+            self.driver.switch_to.window(tab)
+            self._current = tab
