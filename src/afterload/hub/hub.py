@@ -376,7 +376,7 @@ class Hub:
             answer = log.connect(follow.names, follow.at, rendered=follow.rendered, foreign=follow.foreign)
         data = follow.head + sse.hello(
             position=follow.position,
-            resumed=follow.at is not None and not follow.rendered and answer.cause in ("", "state"),
+            resumed=bool(follow.at) and not follow.rendered and answer.cause in ("", "state"),
             heartbeat=self.settings.heartbeat,
             channels=list(follow.names),
             into=follow.into,
