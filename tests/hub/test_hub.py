@@ -1,0 +1,445 @@
+"""The hub on real sockets, its poller turned by hand, its clock injected."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from afterload import append, text
+from afterload.hub.hub import DRAIN, Follow, Hub
+from afterload.hub.viewer import gil_keeping_send
+from afterload.log import Log
+from afterload.patch import message
+from afterload.settings import Settings
+from afterload.wire.sse import Decoder, Event
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Peer:
+    """The browser's end of a viewer's connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.decoder = Decoder()
+        self.events: list[Event] = []
+        self.bytes = 0
+        self.eof = False
+        sock.setblocking(False)
+
+    def read(self, most: int = 1 << 20) -> list[Event]:
+        """What has come since the last call, hello and pings left out."""
+        new: list[Event] = []
+        while most > 0:
+            try:
+                data = self.sock.recv(min(most, 65536))
+            except BlockingIOError:
+                break
+            except ConnectionResetError:  # a Unix socket closed with unread bytes
+                data = b""
+            if not data:
+                self.eof = True
+                break
+            most -= len(data)
+            self.bytes += len(data)
+            new += self.decoder.feed(data)
+        self.events += new
+        return [e for e in new if e.event not in ("hello", "ping")]
+
+    @property
+    def position(self) -> str:
+        return self.decoder.id
+
+
+class Bench:
+    def __init__(self, **settings: object) -> None:
+        self.clock = Clock()
+        self.hub = Hub(Settings().updated(settings), clock=self.clock, epoch="e")
+        self.peers: list[Peer] = []
+
+    def connect(self, *names: str, log: Log | None = None, buffer: int = 0, **follow: object) -> Peer:
+        ours, theirs = socket.socketpair()
+        if buffer:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        self.hub.adopt(ours, Follow(log or self.hub.log, names, **follow))  # type: ignore[arg-type]
+        peer = Peer(theirs)
+        self.peers.append(peer)
+        self.turn()
+        return peer
+
+    def turn(self, times: int = 3) -> None:
+        for _ in range(times):
+            self.hub.run_once(0)
+
+    def wait(self, seconds: float) -> None:
+        """Lets time pass, and the poller turn as it does."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now = min(end, self.clock.now + 0.01)
+            self.hub.run_once(0)
+
+    def publish(self, name: str, *patches: object) -> str:
+        return self.hub.publish(name, patches)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self.hub.release()
+        for peer in self.peers:
+            peer.sock.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def data(events: list[Event]) -> list[str]:
+    return [event.data for event in events]
+
+
+def test_hello_comes_first_and_repeats_the_position(bench: Bench) -> None:
+    bench.publish("a", text("#n", 1))
+    peer = bench.connect("a", at=1, position="e.1", into="#n")
+    peer.read()
+    (hello,) = peer.events
+    assert hello.event == "hello"
+    assert hello.id == "e.1"
+    assert hello.retry is not None
+    assert hello.retry >= 500
+    assert hello.data == '{"v":1,"resumed":true,"heartbeat":20.0,"channels":["a"],"into":"#n"}'
+
+
+def test_the_response_head_is_sent_before_anything(bench: Bench) -> None:
+    peer = bench.connect("a", head=b"HTTP/1.1 200 OK\r\n\r\n")
+    assert peer.sock.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n\r\nevent: hello\n")
+
+
+def test_every_viewer_gets_a_publish_at_once(bench: Bench) -> None:
+    peers = [bench.connect("a") for _ in range(5)]
+    other = bench.connect("b")
+    position = bench.publish("a", text("#n", 1))
+    bench.turn(1)
+    for peer in peers:
+        (event,) = peer.read()
+        assert (event.event, event.data, event.id) == ("patch", '["a",1,[["text","#n","1"]]]', position)
+    assert other.read() == []
+
+
+def test_a_block_is_encoded_once_for_all_groups(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = [bench.connect("a", f"user-{i}") for i in range(10)]
+    calls = []
+    encode = bench.hub._encode
+    monkeypatch.setattr(bench.hub, "_encode", lambda *a: calls.append(1) or encode(*a))  # type: ignore[func-returns-value]
+    bench.publish("a", text("#n", 1))
+    bench.turn(1)
+    assert [len(peer.read()) for peer in peers] == [1] * 10
+    assert len(calls) == 1
+
+
+def test_a_burst_is_merged_into_sixty_blocks_a_second(bench: Bench) -> None:
+    peer = bench.connect("a")
+    blocks = []
+    for i in range(1000):
+        bench.publish("a", text("#n", i))
+        bench.wait(0.001)
+        blocks += peer.read()
+    bench.wait(0.1)
+    blocks += peer.read()
+    assert 50 <= len(blocks) <= 62
+    assert '"999"' in blocks[-1].data
+    assert blocks[-1].id == "e.1000"
+
+
+def test_strings_in_a_burst_are_each_kept(bench: Bench) -> None:
+    peer = bench.connect("a")
+    for i in range(50):
+        bench.publish("a", message(f"token {i}"))
+    bench.wait(0.1)
+    assert data(peer.read()) == [f"token {i}" for i in range(50)]
+
+
+def test_a_viewer_that_comes_back_gets_only_what_it_missed(bench: Bench) -> None:
+    first = bench.connect("a")
+    bench.publish("a", append("#log", "1"))
+    bench.turn()
+    first.read()
+    first.sock.close()
+    bench.publish("a", append("#log", "2"))
+    bench.publish("a", append("#log", "3"))
+    back = bench.connect("a", at=1, position=first.position)
+    (event,) = back.read()
+    assert event.data == '["a",3,[["append","#log","2"],["append","#log","3"]],1]'
+    assert event.id == "e.3"
+
+
+def test_a_publish_between_connect_and_live_is_neither_lost_nor_doubled(bench: Bench) -> None:
+    watched = bench.connect("a")  # so that the group exists, and gets dirty
+    bench.publish("a", append("#log", "1"))
+    ours, theirs = socket.socketpair()
+    bench.hub.adopt(ours, Follow(bench.hub.log, ("a",), at=0, position="e.0"))
+    bench.publish("a", append("#log", "2"))
+    peer = Peer(theirs)
+    bench.peers.append(peer)
+    bench.wait(0.1)
+    bench.publish("a", append("#log", "3"))
+    bench.wait(0.1)
+    rows = "".join(data(peer.read()))
+    assert [rows.count(f'"{n}"') for n in (1, 2, 3)] == [1, 1, 1]
+    rows = "".join(data(watched.read()))
+    assert [rows.count(f'"{n}"') for n in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_a_viewer_that_never_reads_holds_one_block_and_hinders_nobody(bench: Bench) -> None:
+    stuck = bench.connect("a", buffer=4096)
+    peer = bench.connect("a")
+    received = 0
+    for i in range(300):
+        bench.publish("a", text("#n", f"{i} " + "x" * 2000))
+        bench.wait(0.02)
+        received += len(peer.read())
+    assert received == 300
+    (viewer,) = [v for g in bench.hub._groups.values() for v in g.behind]
+    assert viewer.rest is not None
+    assert len(viewer.rest.obj) < 2500  # one block, shared with the others
+    stuck.read()
+    bench.wait(0.1)
+    assert '"299 x' in stuck.read()[-1].data  # the last state, not every step
+    assert len([e for e in stuck.events if e.event == "patch"]) < 20
+
+
+def test_a_slow_viewer_gets_every_appended_row_once_and_in_order(bench: Bench) -> None:
+    slow = bench.connect("a", buffer=4096)
+    for i in range(400):
+        bench.publish("a", append("#log", f"[{i}]" + "x" * 200))
+        bench.wait(0.02)
+        slow.read(300)
+    for _ in range(400):
+        bench.wait(0.02)
+        slow.read(4000)
+    rows = "".join(e.data for e in slow.events if e.event == "patch")
+    found = [int(part.split("]")[0]) for part in rows.split('"[')[1:]]
+    assert found == list(range(400))
+
+
+def test_a_viewer_that_takes_nothing_is_dropped_after_the_stall_time(bench: Bench) -> None:
+    stuck = bench.connect("a", buffer=4096)
+    for i in range(100):
+        bench.publish("a", text("#n", f"{i}" + "x" * 4000))
+        bench.wait(0.02)
+    bench.wait(bench.hub.settings.stall - 5)
+    assert bench.hub.viewers("a") == 1
+    bench.wait(8)
+    assert bench.hub.viewers("a") == 0
+    assert bench.hub.counters["ended_stalled"] == 1
+    stuck.read()
+    assert stuck.eof
+
+
+def test_a_silent_stream_carries_a_ping_with_the_head_as_its_id(bench: Bench) -> None:
+    peer = bench.connect("a")
+    bench.publish("b", text("#n", 1))  # not ours: but everything of ours is had up to it
+    bench.wait(19)
+    peer.read()
+    assert [e.event for e in peer.events] == ["hello"]
+    bench.wait(2.5)
+    peer.read()
+    assert [(e.event, e.id) for e in peer.events[1:]] == [("ping", "e.1")]
+
+
+def test_a_viewer_that_closes_is_forgotten_at_once(bench: Bench) -> None:
+    peer = bench.connect("a")
+    assert bench.hub.viewers("a") == 1
+    peer.read()
+    peer.sock.close()
+    bench.turn(1)
+    assert bench.hub.viewers("a") == 0
+    assert bench.hub._groups == {}
+    assert bench.hub.counters["ended_gone"] == 1
+
+
+def test_what_a_viewer_sends_is_discarded_and_a_flood_ends_it(bench: Bench) -> None:
+    peer = bench.connect("a")
+    peer.sock.send(b"GET /other HTTP/1.1\r\n\r\n")
+    bench.turn()
+    assert bench.hub.viewers("a") == 1
+    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    peer.sock.send(b"x" * 200_000)
+    bench.turn()
+    assert bench.hub.viewers("a") == 0
+
+
+def test_the_end_of_a_channel_is_said_and_the_connection_closed_in_order(bench: Bench) -> None:
+    peer = bench.connect("a")
+    bench.publish("a", text("#n", 1))
+    bench.hub.finish("a", "done", "ready")
+    bench.wait(0.1)
+    events = peer.read()
+    assert [e.event for e in events] == ["patch", "end"]
+    assert events[1].data == '{"channel":"a","status":"done","message":"ready"}'
+    assert events[0].id == "e.1"
+    assert events[1].id == "e.2"
+    assert peer.eof
+    assert bench.hub.viewers("a") == 0
+    peer.sock.close()
+    bench.turn()
+    assert bench.hub._lingering == {}
+
+
+def test_a_viewer_that_does_not_close_after_the_end_is_closed_by_us(bench: Bench) -> None:
+    bench.connect("a")
+    bench.hub.finish("a", "done")
+    bench.wait(0.1)
+    assert len(bench.hub._lingering) == 1
+    bench.wait(DRAIN + 1.1)
+    assert bench.hub._lingering == {}
+
+
+def test_a_finished_channel_gives_a_late_viewer_its_result_and_its_end(bench: Bench) -> None:
+    bench.publish("a", text("#n", 1))
+    bench.hub.finish("a", "failed", "no")
+    peer = bench.connect("a")
+    events = peer.read()
+    assert [(e.event, e.id) for e in events] == [("snapshot", "e.1"), ("end", "e.2")]
+    assert peer.eof
+    assert bench.hub.at_end(bench.hub.log, ["a"], 2)
+    assert not bench.hub.at_end(bench.hub.log, ["a"], 1)
+
+
+def test_one_of_two_channels_ends_and_the_other_goes_on(bench: Bench) -> None:
+    peer = bench.connect("a", "b")
+    bench.hub.finish("a", "done")
+    bench.turn()
+    assert [e.event for e in peer.read()] == ["end"]
+    bench.publish("b", text("#n", 1))
+    bench.wait(0.1)
+    assert [e.event for e in peer.read()] == ["patch"]
+    assert not peer.eof
+
+
+def test_a_short_stream_says_what_is_new_and_when_to_ask_again(bench: Bench) -> None:
+    bench.publish("a", text("#n", 1))
+    peer = bench.connect("a", at=0, position="e.0", hold=False)
+    events = peer.read()
+    assert [e.event for e in events] == ["patch", "bye"]
+    assert events[1].retry is not None
+    assert 5000 <= events[1].retry <= 7500
+    assert peer.eof
+
+
+def test_viewers_are_told_when_the_hub_goes_away(bench: Bench) -> None:
+    peers = [bench.connect("a") for _ in range(40)]
+    bench.hub.say_bye()
+    retries = set()
+    for peer in peers:
+        (event,) = peer.read()
+        assert event.event == "bye"
+        assert event.retry is not None
+        assert event.retry >= 500
+        retries.add(event.retry)
+        assert peer.eof
+    assert len(retries) > 10  # not all come back in one moment
+
+
+def test_the_page_that_comes_back_with_a_private_key_replaces_its_old_connection(bench: Bench) -> None:
+    log = bench.hub.new_log("key")
+    old = bench.connect("~", log=log, at=0)
+    new = bench.connect("~", log=log, at=0)
+    old.read()
+    assert old.eof
+    bench.hub.publish("~", (text("#n", 1),), log)
+    bench.turn()
+    assert len(new.read()) == 1
+    assert bench.hub.viewers("~", log) == 1
+
+
+def test_an_error_with_one_viewer_touches_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, good = bench.connect("a"), bench.connect("a")
+    viewer = next(v for v in bench.hub._viewers.values() if v.sock.fileno() == min(bench.hub._viewers))
+    readable = bench.hub._readable
+
+    def fail(v: object) -> None:
+        if v is viewer:
+            raise RuntimeError("boom")
+        readable(v)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bench.hub, "_readable", fail)
+    bad.sock.send(b"x")
+    good.sock.send(b"x")
+    bench.turn()
+    bench.publish("a", text("#n", 1))
+    bench.turn()
+    assert len(bad.read()) + len(good.read()) == 1
+    assert bench.hub.viewers("a") == 1
+    assert bench.hub.counters["errors"] == 1
+
+
+def test_a_reused_descriptor_never_gets_bytes_of_its_former_viewer(bench: Bench) -> None:
+    # the attack: a private update written by number after its viewer left and somebody else got the number
+    for i in range(200):
+        log = bench.hub.new_log(f"key{i}")
+        peer = bench.connect("~", log=log, at=0)
+        bench.hub.publish("~", (text("#secret", i),), log)
+        if i % 2:
+            bench.turn()
+        peer.sock.close()
+        other = bench.connect("public")
+        bench.wait(0.02)
+        assert all("#secret" not in event.data for event in other.read())
+        other.sock.close()
+        bench.turn()
+
+
+def test_counters_agree_with_what_was_received(bench: Bench) -> None:
+    peers = [bench.connect("a") for _ in range(3)]
+    for i in range(10):
+        bench.publish("a", text("#n", i))
+        bench.wait(0.02)
+    for peer in peers:
+        peer.read()
+    assert bench.hub.counters["bytes"] == sum(peer.bytes for peer in peers)
+    viewers = list(bench.hub._viewers.values())
+    for peer in peers:
+        peer.sock.close()
+    bench.turn()
+    assert sum(viewer.sent for viewer in viewers) == sum(peer.bytes for peer in peers)
+
+
+def test_a_gap_that_history_does_not_cover_is_filled_from_the_state() -> None:
+    bench = Bench(history=5)
+    for i in range(50):
+        bench.publish("a", append("#log", f"row {i}"))
+    peer = bench.connect("a", at=10, position="e.10")
+    (event,) = peer.read()
+    assert event.event == "patch"
+    assert event.data.count("row") == 40
+    assert event.data.endswith(",0]")
+    assert bench.hub.counters["answers_state"] == 1
+    bench.close()
+
+
+def test_memory_lost_is_healed_by_the_page_itself(bench: Bench) -> None:
+    bench.publish("a", append("#log", "new"))
+    peer = bench.connect("a", foreign=True, position="other.99")
+    assert [e.event for e in peer.read()] == ["refresh"]
+
+
+def test_the_gil_keeping_send_reports_what_was_taken() -> None:
+    send = gil_keeping_send()
+    if send is None:
+        pytest.skip("Linux only")
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    assert send(a.fileno(), b"x" * 100, 100, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == 100
+    assert b.recv(1000) == b"x" * 100
+    b.close()
+    assert send(a.fileno(), b"x", 1, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == -1
+    a.close()
