@@ -45,6 +45,12 @@ def _servers(
         yield started
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The quick ones first: what is wrong is known as soon as can be.
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("browser", "server")])
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
