@@ -19,7 +19,14 @@ PAGE = (
 targets = st.sampled_from(["#a", "#b", "#c", "#l", "#t", "#r1", "#missing"])
 texts = st.sampled_from(["", "x", "yy", "<b>", " "])
 markups = st.sampled_from(
-    ["<b>m</b>", "<i id=c>fresh</i>", "<i id=c class=x>marked</i>", "plain", "<u>1</u><u>2</u>", "<u id=u></u>"]
+    [
+        "<b>m</b>",
+        "<i id=c>fresh</i>",
+        "<i id=c class=x>marked</i>",
+        "plain",
+        "<u>1</u><u>2</u>",
+        "<u id=u></u>",
+    ]
 ).map(Markup)
 rows = st.integers(1, 5).map(lambda n: Markup(f"<li id=r{n}>row {n}</li>"))
 keeps = st.sampled_from([None, None, 2, 3])
@@ -27,7 +34,9 @@ keeps = st.sampled_from([None, None, 2, 3])
 patch_strategy = st.one_of(
     st.builds(p.text, targets, texts),
     st.builds(p.html, targets, markups),
-    st.builds(p.html, st.just("#b"), st.sampled_from(["<i id=c>fresh</i>", "<i id=c class=x>2</i>"]).map(Markup)),
+    st.builds(
+        p.html, st.just("#b"), st.sampled_from(["<i id=c>fresh</i>", "<i id=c class=x>2</i>"]).map(Markup)
+    ),
     st.builds(p.append, st.just("#l"), rows, keep=keeps),
     st.builds(p.append, targets, st.one_of(markups, texts), keep=keeps),
     st.builds(p.prepend, targets, st.one_of(markups, rows), keep=keeps),

@@ -70,7 +70,9 @@ class Live(core.Live):
             raise LoopError(f"this Live belongs to {self._app!r} already; make one for each app")
         self._app = app
         prefix = "AFTERLOAD_"
-        config = {key[len(prefix) :].lower(): value for key, value in app.config.items() if key.startswith(prefix)}
+        config = {
+            key[len(prefix) :].lower(): value for key, value in app.config.items() if key.startswith(prefix)
+        }
         self.settings = self.settings.updated(config)
         if not self.settings.namespace:
             self.settings = self.settings.updated({"namespace": app.import_name})
@@ -154,7 +156,9 @@ class Live(core.Live):
         try:
             position: Position = request.environ[HEAD]
         except KeyError:
-            raise LoopError("Live(app) wraps app.wsgi_app, and this request did not come through it") from None
+            raise LoopError(
+                "Live(app) wraps app.wsgi_app, and this request did not come through it"
+            ) from None
         return position
 
     def _stream(self, page: core.Page, wanted: Request) -> Response:

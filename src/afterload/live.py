@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from .errors import LoopError
-from .hub.hub import Follow, Hub
+from .hub.hub import Hub
 from .hub.thread import HubThread
+from .hub.viewer import Follow
 from .loops import PRIVATE, Loops, SharedLoop, Source, sleep
 from .negotiate import Request
 from .patch import patches
@@ -129,7 +130,8 @@ class Live:
         entry = patches(*things)
         if not entry:
             raise PatchError(f"nothing to publish to {channel!r}")
-        return self.hub.publish(channel, entry)
+        hub = self.hub
+        return str(Position(hub.log.epoch, hub.publish(channel, entry)))
 
     @overload
     def loop(self, function: Callable[[], Source], /) -> SharedLoop: ...
@@ -174,9 +176,7 @@ class Live:
         loop = self._definitions[name] = SharedLoop(function, name, linger, self)
         return loop
 
-    def on_error(
-        self, handler: Callable[[str, BaseException], None]
-    ) -> Callable[[str, BaseException], None]:
+    def on_error(self, handler: Callable[[str, BaseException], None]) -> Callable[[str, BaseException], None]:
         """Registers a function that is told of every loop that failed: its name and the exception.
 
         It runs in the loop's thread, after the log record.
@@ -219,11 +219,15 @@ class Live:
         if into is not None and not (isinstance(into, str) and into.startswith("#") and len(into) > 1):
             raise LoopError(f'into is a target such as "#data", not {into!r}')
         if not sources:
-            raise LoopError("a page needs something to follow: a generator, a @live.loop, or names of channels")
+            raise LoopError(
+                "a page needs something to follow: a generator, a @live.loop, or names of channels"
+            )
         first = sources[0]
         if inspect.isgenerator(first) or inspect.isasyncgen(first):
             if len(sources) > 1:
-                raise LoopError("a page follows one private loop, or any number of shared loops and channels, not both")
+                raise LoopError(
+                    "a page follows one private loop, or any number of shared loops and channels, not both"
+                )
             return Page(first, (), into, restart, away)
         names: list[str] = []
         for source in sources:
@@ -242,7 +246,9 @@ class Live:
                 )
         most = self.settings.max_channels_per_viewer
         if len(names) > most:
-            raise LoopError(f"a page follows at most {most} channels (max_channels_per_viewer), not {len(names)}")
+            raise LoopError(
+                f"a page follows at most {most} channels (max_channels_per_viewer), not {len(names)}"
+            )
         return Page(None, tuple(dict.fromkeys(names)), into, restart, away)
 
     def is_over(self, page: Page, position: Position | None) -> bool:
@@ -288,9 +294,7 @@ class Live:
         if position is not None:
             log = self.loops.find_private(position.epoch, page.label)
             if log is not None:
-                return Follow(
-                    log, channels, at=position.offset, position=str(position), into=page.into
-                )
+                return Follow(log, channels, at=position.offset, position=str(position), into=page.into)
             if not page.restart:
                 return self._lost(page, position)
         try:

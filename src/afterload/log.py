@@ -358,7 +358,9 @@ class Log:
                     snapshots.append(Snapshot(channel.name, channel.seq, whole))
                 continue
             if kind == "entries":
-                newer = [p for e in channel.entries if e.offset > at for p in e.patches if p.action != "message"]
+                newer = [
+                    p for e in channel.entries if e.offset > at for p in e.patches if p.action != "message"
+                ]
                 found = compact(newer)
             elif kind == "fresh":
                 found = channel.state.fresh(at)
@@ -368,7 +370,11 @@ class Log:
                 patches.append(Patches(channel.name, channel.seq, found, 0))
         # The string comes after the reset, as that puts its target back too. A snapshot and a string do no harm
         # when they come again, so only the last step makes a promise.
-        groups: list[tuple[Item, ...]] = [tuple(snapshots), *_messages(c for _, c in plans if c is not None), tuple(patches)]
+        groups: list[tuple[Item, ...]] = [
+            tuple(snapshots),
+            *_messages(c for _, c in plans if c is not None),
+            tuple(patches),
+        ]
         groups = [items for items in groups if items]
         return [Step(items, cap if items is groups[-1] else None) for items in groups]
 

@@ -50,7 +50,8 @@ _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("afterload
 
 class Stopped(BaseException):
     """Raised inside a loop by `sleep` when the loop should end. Not an `Exception`, so that ``except Exception``
-    in a loop does not hold it up."""
+    in a loop does not hold it up.
+    """
 
 
 def sleep(seconds: float) -> None:
@@ -141,10 +142,10 @@ class Run:
         with self.lock:
             if self.stopped:
                 return
-            position = self.loops.hub.publish(self.channel, entry, self.log)
+            offset = self.loops.hub.publish(self.channel, entry, self.log)
             if self.private:
                 size = sum(len(p.content) if isinstance(p.content, str) else 8 for p in entry)
-                self._ahead.append((int(position.rpartition(".")[2]), size))
+                self._ahead.append((offset, size))
                 self._ahead_bytes += size
         if self.private and not self.may_step():
             self.loops.hub.hurry(self.log, self.channel)
@@ -329,7 +330,10 @@ class Loops:
     """
 
     def __init__(
-        self, hub: Hub, settings: Settings, step_context: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self,
+        hub: Hub,
+        settings: Settings,
+        step_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.hub = hub
         self.settings = settings
@@ -501,7 +505,9 @@ class Loops:
         with self._lock:
             if self._event_loop is None:
                 self._event_loop = asyncio.new_event_loop()
-                threading.Thread(target=self._event_loop.run_forever, name="afterload-async", daemon=True).start()
+                threading.Thread(
+                    target=self._event_loop.run_forever, name="afterload-async", daemon=True
+                ).start()
             return self._event_loop
 
     def close(self, timeout: float = 0.5) -> None:

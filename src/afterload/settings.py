@@ -78,7 +78,9 @@ class Settings:
                 raise SettingError(f"setting {name!r} cannot be 0")
         if self.retry < 500 or self.short_retry < 500:
             # retry: 0 is a hot loop of hundreds of requests a second in Chromium and WebKit
-            raise SettingError(f"retry and short_retry cannot be below 500 ms: {self.retry}, {self.short_retry}")
+            raise SettingError(
+                f"retry and short_retry cannot be below 500 ms: {self.retry}, {self.short_retry}"
+            )
 
     def updated(self, values: Mapping[str, Any]) -> Settings:
         """These settings with `values` in place of their own.

@@ -78,7 +78,17 @@ class State:
         max_cells: bound on the number of patches in it; 0 is none.
     """
 
-    __slots__ = ("_barrier", "_contents", "_kept", "_max_bytes", "_max_cells", "_next", "_ops", "overflowed", "size")
+    __slots__ = (
+        "_barrier",
+        "_contents",
+        "_kept",
+        "_max_bytes",
+        "_max_cells",
+        "_next",
+        "_ops",
+        "overflowed",
+        "size",
+    )
 
     def __init__(self, max_bytes: int = 0, max_cells: int = 0) -> None:
         self._max_bytes = max_bytes
@@ -120,7 +130,9 @@ class State:
     def since(self, offset: int) -> list[Patch]:
         """The patches that bring a page that has everything up to `offset` to this state."""
         return [
-            op.since(offset) for op in self._ops.values() if op.offset > offset and op.patch.action != "message"
+            op.since(offset)
+            for op in self._ops.values()
+            if op.offset > offset and op.patch.action != "message"
         ]
 
     def fresh(self, offset: int) -> list[Patch]:

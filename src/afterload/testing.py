@@ -38,7 +38,9 @@ def follow(
         if response.status_code == 204:
             return found
         if response.status_code != 200 or response.mimetype != "text/event-stream":
-            raise AssertionError(f"{url} answered {response.status} as {response.mimetype}, not with a stream")
+            raise AssertionError(
+                f"{url} answered {response.status} as {response.mimetype}, not with a stream"
+            )
         if limit is not None and limit <= 0:
             return found
         decoder = Decoder()

@@ -16,7 +16,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from . import handover
-from .hub.hub import Follow
+from .hub.viewer import Follow
 from .live import Live
 from .position import Position
 
@@ -87,13 +87,13 @@ class Middleware:
         taken = handover.take(environ, start_response)
         if isinstance(taken, handover.Taken):
             hub.adopt(taken.sock, replace(follow, head=_head(status, headers)))
-            hub.counters["handovers"] += 1
+            hub.count("handovers")
             return taken.finish(status, headers)
         logger.debug("afterload: answered through the server, as %s", taken.reason)
         held = follow.hold and self._take_slot(environ)
         fallback = handover.Fallback.open(environ)
         hub.adopt(fallback.hub_end, replace(follow, hold=held))
-        hub.counters["fallbacks"] += 1
+        hub.count("fallbacks")
         start_response(status, headers)
         return _Body(fallback.body, self._free_slot if held else None)
 

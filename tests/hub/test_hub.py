@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from afterload import append, text
-from afterload.hub.hub import DRAIN, Follow, Hub
-from afterload.hub.viewer import gil_keeping_send
+from afterload.hub.fanout import DRAIN
+from afterload.hub.hub import Hub
+from afterload.hub.viewer import Follow, gil_keeping_send
 from afterload.log import Log
 from afterload.patch import message
 from afterload.settings import Settings
+from afterload.wire import sse
 from afterload.wire.sse import Decoder, Event
 
 
@@ -77,17 +79,17 @@ class Bench:
 
     def turn(self, times: int = 3) -> None:
         for _ in range(times):
-            self.hub.run_once(0)
+            self.hub.poller.run_once(0)
 
     def wait(self, seconds: float) -> None:
         """Lets time pass, and the poller turn as it does."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.clock.now = min(end, self.clock.now + 0.01)
-            self.hub.run_once(0)
+            self.hub.poller.run_once(0)
 
     def publish(self, name: str, *patches: object) -> str:
-        return self.hub.publish(name, patches)  # type: ignore[arg-type]
+        return f"e.{self.hub.publish(name, patches)}"  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.hub.release()
@@ -137,8 +139,8 @@ def test_every_viewer_gets_a_publish_at_once(bench: Bench) -> None:
 def test_a_block_is_encoded_once_for_all_groups(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     peers = [bench.connect("a", f"user-{i}") for i in range(10)]
     calls = []
-    encode = bench.hub._encode
-    monkeypatch.setattr(bench.hub, "_encode", lambda *a: calls.append(1) or encode(*a))  # type: ignore[func-returns-value]
+    step = sse.step
+    monkeypatch.setattr(sse, "step", lambda *a: calls.append(1) or step(*a))  # type: ignore[func-returns-value]
     bench.publish("a", text("#n", 1))
     bench.turn(1)
     assert [len(peer.read()) for peer in peers] == [1] * 10
@@ -207,7 +209,7 @@ def test_a_viewer_that_never_reads_holds_one_block_and_hinders_nobody(bench: Ben
         bench.wait(0.02)
         received += len(peer.read())
     assert received == 300
-    (viewer,) = [v for g in bench.hub._groups.values() for v in g.behind]
+    (viewer,) = [v for g in bench.hub.fanout.groups.values() for v in g.behind]
     assert viewer.rest is not None
     assert len(viewer.rest.obj) < 2500  # one block, shared with the others
     stuck.read()
@@ -239,7 +241,7 @@ def test_a_viewer_that_takes_nothing_is_dropped_after_the_stall_time(bench: Benc
     assert bench.hub.viewers("a") == 1
     bench.wait(8)
     assert bench.hub.viewers("a") == 0
-    assert bench.hub.counters["ended_stalled"] == 1
+    assert bench.hub.fanout.counters["ended_stalled"] == 1
     stuck.read()
     assert stuck.eof
 
@@ -262,8 +264,8 @@ def test_a_viewer_that_closes_is_forgotten_at_once(bench: Bench) -> None:
     peer.sock.close()
     bench.turn(1)
     assert bench.hub.viewers("a") == 0
-    assert bench.hub._groups == {}
-    assert bench.hub.counters["ended_gone"] == 1
+    assert bench.hub.fanout.groups == {}
+    assert bench.hub.fanout.counters["ended_gone"] == 1
 
 
 def test_what_a_viewer_sends_is_discarded_and_a_flood_ends_it(bench: Bench) -> None:
@@ -291,16 +293,16 @@ def test_the_end_of_a_channel_is_said_and_the_connection_closed_in_order(bench: 
     assert bench.hub.viewers("a") == 0
     peer.sock.close()
     bench.turn()
-    assert bench.hub._lingering == {}
+    assert bench.hub.fanout.lingering == {}
 
 
 def test_a_viewer_that_does_not_close_after_the_end_is_closed_by_us(bench: Bench) -> None:
     bench.connect("a")
     bench.hub.finish("a", "done")
     bench.wait(0.1)
-    assert len(bench.hub._lingering) == 1
+    assert len(bench.hub.fanout.lingering) == 1
     bench.wait(DRAIN + 1.1)
-    assert bench.hub._lingering == {}
+    assert bench.hub.fanout.lingering == {}
 
 
 def test_a_finished_channel_gives_a_late_viewer_its_result_and_its_end(bench: Bench) -> None:
@@ -363,15 +365,17 @@ def test_the_page_that_comes_back_with_a_private_key_replaces_its_old_connection
 
 def test_an_error_with_one_viewer_touches_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bad, good = bench.connect("a"), bench.connect("a")
-    viewer = next(v for v in bench.hub._viewers.values() if v.sock.fileno() == min(bench.hub._viewers))
-    readable = bench.hub._readable
+    viewer = next(
+        v for v in bench.hub.fanout.viewers.values() if v.sock.fileno() == min(bench.hub.fanout.viewers)
+    )
+    readable = bench.hub.fanout._read
 
     def fail(v: object) -> None:
         if v is viewer:
             raise RuntimeError("boom")
         readable(v)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bench.hub, "_readable", fail)
+    monkeypatch.setattr(bench.hub.fanout, "_read", fail)
     bad.sock.send(b"x")
     good.sock.send(b"x")
     bench.turn()
@@ -379,7 +383,7 @@ def test_an_error_with_one_viewer_touches_no_other(bench: Bench, monkeypatch: py
     bench.turn()
     assert len(bad.read()) + len(good.read()) == 1
     assert bench.hub.viewers("a") == 1
-    assert bench.hub.counters["errors"] == 1
+    assert bench.hub.poller.errors == 1
 
 
 def test_a_reused_descriptor_never_gets_bytes_of_its_former_viewer(bench: Bench) -> None:
@@ -405,8 +409,8 @@ def test_counters_agree_with_what_was_received(bench: Bench) -> None:
         bench.wait(0.02)
     for peer in peers:
         peer.read()
-    assert bench.hub.counters["bytes"] == sum(peer.bytes for peer in peers)
-    viewers = list(bench.hub._viewers.values())
+    assert bench.hub.fanout.counters["bytes"] == sum(peer.bytes for peer in peers)
+    viewers = list(bench.hub.fanout.viewers.values())
     for peer in peers:
         peer.sock.close()
     bench.turn()
@@ -422,7 +426,7 @@ def test_a_gap_that_history_does_not_cover_is_filled_from_the_state() -> None:
     assert event.event == "patch"
     assert event.data.count("row") == 40
     assert event.data.endswith(",0]")
-    assert bench.hub.counters["answers_state"] == 1
+    assert bench.hub.fanout.counters["answers_state"] == 1
     bench.close()
 
 

@@ -14,11 +14,6 @@ import weakref
 from ..settings import Settings
 from .hub import Hub
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
 _hubs: weakref.WeakSet[HubThread] = weakref.WeakSet()
 
 
@@ -31,7 +26,7 @@ class HubThread:
 
     def __init__(self, settings: Settings) -> None:
         self.hub = Hub(settings)
-        self.hub.on_busy = self.start
+        self.hub.poller.on_work = self.start
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._stop = False
@@ -48,7 +43,7 @@ class HubThread:
         if self._thread is not None or self.hub.closed:
             return
         with self._starting:
-            if self._thread is None and not self._stop:
+            if self._thread is None:
                 _raise_file_limit()
                 self._thread = threading.Thread(target=self._run, name="afterload-hub", daemon=True)
                 self._thread.start()
@@ -56,7 +51,7 @@ class HubThread:
     def _run(self) -> None:
         hub = self.hub
         while not self._stop:
-            hub.run_once()
+            hub.poller.run_once()
 
     def close(self, timeout: float = 2.0) -> None:
         """Says `bye` to every viewer and ends the thread, within `timeout` seconds."""
@@ -72,7 +67,7 @@ class HubThread:
             self.hub.say_bye()
             self._stop = True
 
-        self.hub.call(farewell)
+        self.hub.poller.call(farewell)
         thread.join(timeout)
         self._stop = True
         if not thread.is_alive():
@@ -81,7 +76,9 @@ class HubThread:
 
 def _raise_file_limit() -> None:
     """A viewer is a file descriptor: the soft limit (often 1,024) is raised to the hard one."""
-    if resource is None:
+    try:
+        import resource
+    except ImportError:  # Windows
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard or (hard == resource.RLIM_INFINITY and soft != hard):

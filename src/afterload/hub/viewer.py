@@ -11,6 +11,7 @@ import ctypes
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..log import Log
 
@@ -19,6 +20,35 @@ MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL
 
 Send = Callable[[int, bytes, int, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """What a connecting viewer asks for.
+
+    Attributes:
+        log: the log its channels stand in.
+        names: the channels.
+        at: its position there, or None.
+        rendered: its page was served at that position and has had nothing since.
+        foreign: it sent a position, but of another log.
+        position: what it sent, repeated by `hello` ("0" if nothing).
+        into: the page's target for plain strings.
+        hold: False for a short stream: what is new, then `bye`.
+        head: bytes sent first (the HTTP response head).
+        address: the client's address, for the log and the limits.
+    """
+
+    log: Log
+    names: tuple[str, ...]
+    at: int | None = None
+    rendered: bool = False
+    foreign: bool = False
+    position: str = "0"
+    into: str | None = None
+    hold: bool = True
+    head: bytes = b""
+    address: str = ""
 
 
 class Viewer:
@@ -33,7 +63,19 @@ class Viewer:
         closing: it gets no more than its rest.
     """
 
-    __slots__ = ("address", "at", "base", "closing", "fd", "group", "rest", "sent", "since", "sock", "stalled")
+    __slots__ = (
+        "address",
+        "at",
+        "base",
+        "closing",
+        "fd",
+        "group",
+        "rest",
+        "sent",
+        "since",
+        "sock",
+        "stalled",
+    )
 
     def __init__(self, sock: socket.socket, group: Group, address: str, now: float) -> None:
         self.sock = sock
@@ -66,7 +108,9 @@ class Group:
         "waiting",
     )  # fmt: skip
 
-    def __init__(self, log: Log, names: tuple[str, ...], progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, log: Log, names: tuple[str, ...], progress: Callable[[int], None] | None = None
+    ) -> None:
         self.log = log
         self.names = names
         self.current: dict[int, Viewer] = {}
@@ -101,4 +145,15 @@ def gil_keeping_send() -> Send | None:
         return None
     send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
     send.restype = ctypes.c_ssize_t
-    return send  # type: ignore[no-any-return]
+    return send
+
+
+def tune(sock: socket.socket, heartbeat: float) -> None:
+    """Options of a viewer's connection: small blocks go at once, and a vanished peer is noticed."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # a peer that vanished without a FIN does not acknowledge the heartbeat
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(heartbeat * 1500))

@@ -1,0 +1,489 @@
+"""Fan-out: who is served, and the writing to all of them.
+
+Runs in the poller's thread; only `touch`, `count`, `room` and `hurry` are called from others. A publish marks the
+groups that follow its channel as dirty. Each turn flushes the dirty groups, a group at most `flush_rate` times a
+second, the first time at once: it asks the log what is new since the group's cursor, encodes that once, and sends
+the same bytes to every viewer in `current`. Nothing else is touched for each viewer: no task, queue, lock or
+allocation.
+
+Where a viewer stands::
+
+    adopted ──▶ waiting ──▶ first answer sent whole ──▶ current ◀─────────┐
+                   │             │ short send               │ short send   │ at the group's cursor
+                   │             ▼                          ▼              │
+                   │           behind (rest, at) ◀──────────┘              │
+                   │             │ rest sent                               │
+                   └─────────────┴──▶ waiting ──▶ news since `at` sent ────┘
+                                      (while the group is dirty: until its flush)
+
+A viewer whose channels are over is `closing`: its rest, `shutdown(SHUT_WR)`, and then its FIN or a deadline, so that
+the last bytes arrive and are not overtaken by a reset.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
+
+from ..log import Answer, Log
+from ..settings import Settings
+from ..wire import sse
+from .poller import READ, WRITE, Poller
+from .viewer import SEND_FLAGS, Follow, Group, Send, Viewer, gil_keeping_send, tune
+
+logger = logging.getLogger("afterload.hub")
+viewer_logger = logging.getLogger("afterload.viewer")
+
+HOLD_GIL = 0.001  # longest run of sends without giving up the GIL
+DRAIN = 2.0  # how long a viewer may take to close after its last bytes
+DISCARD = 65_536  # more than this in one read is a flood
+
+Key = tuple[str, str]
+
+
+class Fanout:
+    """The viewers of a hub, and all writing to them.
+
+    Args:
+        settings: bounds and durations.
+        poller: waits for their sockets.
+        lock: guards the logs, and which groups there are.
+        shared: the log of the shared channels; every other one is a private loop's.
+        send: ``send(fd, data, size, flags) -> sent``, negative on error; for tests.
+
+    Attributes:
+        viewers: all of them, by fd.
+        groups: the same by what they follow.
+        lingering: sockets that were sent everything and wait for their peer's FIN, with a deadline.
+        watchers: told of the number of a channel's viewers when it changes.
+        progress: told, by the log's epoch, up to where the viewer of a private loop was served.
+        left: clock time at which a watched channel lost its last viewer.
+        counters: numbers since the start.
+    """
+
+    def __init__(
+        self, settings: Settings, poller: Poller, lock: threading.Lock, shared: Log, send: Send | None = None
+    ) -> None:
+        self.settings = settings
+        self.poller = poller
+        self.lock = lock
+        self.shared = shared
+        self.clock = poller.clock
+        self.viewers: dict[int, Viewer] = {}
+        self.groups: dict[tuple[str, tuple[str, ...]], Group] = {}
+        self.lingering: dict[socket.socket, float] = {}
+        self.watchers: dict[Key, Callable[[int], None]] = {}
+        self.progress: dict[str, Callable[[int], None]] = {}
+        self.left: dict[Key, float] = {}
+        self.counters: Counter[str] = Counter()
+        self.by_channel: dict[Key, list[Group]] = {}
+        self._counts: Counter[Key] = Counter()
+        self._addresses: Counter[str] = Counter()
+        self._dirty: deque[Group] = deque()
+        self._encoded: dict[Hashable, bytes] = {}
+        self._send = send or gil_keeping_send() or self._plain_send
+        poller.each_turn = self.flush
+        poller.each_tick = self._tick
+        poller.busy = lambda: bool(self._dirty)
+        poller.watching = lambda: bool(self.viewers or self.lingering)
+
+    # Called from any thread
+
+    def touch(self, log: Log, name: str) -> bool:
+        """Marks the groups that follow a channel; called under the lock. Whether the poller has to wake."""
+        for group in self.by_channel.get((log.epoch, name), ()):
+            if not group.dirty:
+                group.dirty = True
+                self._dirty.append(group)
+        return bool(self._dirty)
+
+    def count(self, log: Log, name: str) -> int:
+        """How many viewers follow a channel."""
+        return self._counts[log.epoch, name]
+
+    def room(self, address: str) -> bool:
+        """Whether one more viewer may be held."""
+        s = self.settings
+        if len(self.viewers) >= s.max_viewers:
+            return False
+        return not s.max_viewers_per_address or self._addresses[address] < s.max_viewers_per_address
+
+    def hurry(self, log: Log, name: str) -> None:
+        """Flushes a channel's groups without waiting for their next turn."""
+
+        def command() -> None:
+            for group in self.by_channel.get((log.epoch, name), ()):
+                if group.dirty:
+                    group.next_flush = 0.0
+                    self._dirty.append(group)
+
+        self.poller.call(command)
+
+    # Connecting
+
+    def adopt(self, sock: socket.socket, follow: Follow) -> None:
+        """Takes a connected socket for good: `hello`, what it has missed, and then what comes."""
+        try:
+            sock.setblocking(False)
+            tune(sock, self.settings.heartbeat)
+        except OSError:
+            sock.close()  # gone before it was here
+            return
+        log, names = follow.log, follow.names
+        if log is not self.shared and (log.epoch, names) in self.groups:
+            # A private loop has one viewer: who comes with its key is the same page, back before we noticed
+            # that its old connection is gone.
+            for old in self.groups[log.epoch, names].viewers():
+                self._drop(old, "replaced")
+        group = self.groups.get((log.epoch, names)) or self._new_group(log, names)
+        viewer = Viewer(sock, group, follow.address, self.clock())
+        with self.lock:
+            answer = log.connect(names, follow.at, rendered=follow.rendered, foreign=follow.foreign)
+        viewer.at = answer.offset
+        viewer.closing = answer.finished or not follow.hold
+        self.viewers[viewer.fd] = viewer
+        group.waiting.add(viewer)
+        self.poller.register(sock, lambda mask: self._ready(viewer, mask))
+        self._addresses[viewer.address] += 1
+        self.counters["connects"] += 1
+        self._recount(group, 1)
+        key = ("connect", log.epoch, names, follow.at, follow.rendered, follow.foreign, answer.offset)
+        data = follow.head + self._hello(follow, answer) + self._encode(log, answer, key)
+        if not follow.hold and not answer.finished:
+            data += sse.bye(self._jittered(self.settings.short_retry))
+        self._write(viewer, data)
+
+    def _hello(self, follow: Follow, answer: Answer) -> bytes:
+        return sse.hello(
+            position=follow.position,
+            resumed=bool(follow.at) and not follow.rendered and answer.cause in ("", "state"),
+            heartbeat=self.settings.heartbeat,
+            channels=follow.names,
+            into=follow.into,
+            retry=self._jittered(self.settings.retry),
+        )
+
+    def _jittered(self, milliseconds: int) -> int:
+        return int(milliseconds * random.uniform(1, 1.5))  # noqa: S311 - spreads load, is no secret
+
+    def _new_group(self, log: Log, names: tuple[str, ...]) -> Group:
+        group = Group(log, names, self.progress.get(log.epoch))
+        with self.lock:
+            self.groups[log.epoch, names] = group
+            for name in names:
+                self.by_channel.setdefault((log.epoch, name), []).append(group)
+        return group
+
+    def _recount(self, group: Group, by: int) -> None:
+        for name in group.names:
+            key = group.log.epoch, name
+            self._counts[key] += by
+            count = self._counts[key]
+            if not count:
+                del self._counts[key]
+            watcher = self.watchers.get(key)
+            if watcher is not None:
+                if not count:
+                    self.left[key] = self.clock()
+                self.poller.safely(watcher, count)
+
+    def _encode(self, log: Log, answer: Answer, key: Hashable = None) -> bytes:
+        """An answer's bytes; once in each turn for all who get the same, by key."""
+        data = self._encoded.get(key) if key is not None else None
+        if data is None:
+            data = b"".join(sse.step(step, log.epoch) for step in answer.steps)
+            if key is not None:
+                self._encoded[key] = data
+        if answer.cause:
+            self.counters[f"answers_{answer.cause}"] += 1
+        return data
+
+    # Writing to groups
+
+    def flush(self) -> None:
+        """Sends the dirty groups what is new, or puts them off until they may be flushed again."""
+        self._encoded.clear()
+        for _ in range(len(self._dirty)):
+            group = self._dirty.popleft()
+            now = self.clock()
+            if now < group.next_flush:
+                self.poller.at(group.next_flush, lambda g=group: self._dirty.append(g))  # type: ignore[misc]
+            elif group.dirty:
+                group.next_flush = now + 1 / self.settings.flush_rate
+                self.poller.safely(self._flush, group)
+
+    def _flush(self, group: Group) -> None:
+        log = group.log
+        with self.lock:
+            group.dirty = False
+            if not len(group):
+                return
+            key = log.news_key(group.names, group.cursor)
+            data = self._encoded.get(key) if key is not None else None
+            answer = None if data is not None else log.news(group.names, group.cursor)
+            group.cursor = log.head
+        if answer is not None:
+            data = self._encode(log, answer, key)
+        if data:
+            self._broadcast(group, data)
+        if answer is not None and answer.finished:
+            self._finish(group)
+        for viewer in list(group.waiting):
+            self._catch_up(viewer)
+        self._report(group)
+
+    def _finish(self, group: Group) -> None:
+        """The group has been sent the end of the last of its channels."""
+        for viewer in group.behind:
+            if viewer.at == group.cursor:  # its rest is the rest of that; others get it when they catch up
+                viewer.closing = True
+        for viewer in list(group.current.values()):
+            self._end(viewer)
+
+    def _broadcast(self, group: Group, data: bytes) -> None:
+        """The hot path: one send of shared bytes for each viewer."""
+        send, size, flags, clock = self._send, len(data), SEND_FLAGS, self.clock
+        late: list[tuple[int, int]] = []
+        count = 0
+        start = clock()
+        group.last_sent = start
+        for fd in group.current:
+            sent = send(fd, data, size, flags)
+            if sent != size:
+                late.append((fd, sent))
+            count += 1
+            if not count & 31 and clock() - start > HOLD_GIL:
+                time.sleep(0)
+                start = clock()
+        group.sent += size
+        count -= len(late)
+        self.counters["sends"] += count
+        self.counters["bytes"] += count * size
+        for fd, sent in late:
+            viewer = group.current.pop(fd)
+            viewer.sent += group.sent - viewer.base - size
+            group.waiting.add(viewer)
+            viewer.at = group.cursor
+            self._write(viewer, data, max(sent, 0))
+
+    def _plain_send(self, fd: int, data: bytes, size: int, flags: int) -> int:
+        try:
+            return self.viewers[fd].sock.send(data)
+        except OSError:
+            return -1
+
+    def _report(self, group: Group) -> None:
+        if group.progress is not None and group.current:
+            group.progress(group.cursor)
+
+    # Writing to one viewer
+
+    def _write(self, viewer: Viewer, data: bytes, done: int = 0) -> None:
+        """Sends a viewer in `waiting` the data from `done` on; what is not taken makes it `behind`."""
+        viewer.rest = memoryview(data)[done:]
+        viewer.stalled = self.clock()
+        viewer.sent += done
+        viewer.group.waiting.discard(viewer)
+        viewer.group.behind.add(viewer)
+        self._push(viewer)
+        if viewer.rest is not None and self._held(viewer):
+            self.poller.want(viewer.sock, READ | WRITE)
+
+    def _push(self, viewer: Viewer) -> None:
+        """Sends of the rest what the socket takes."""
+        assert viewer.rest is not None
+        try:
+            sent = viewer.sock.send(viewer.rest)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(viewer, "reset")
+            return
+        self.counters["sends"] += 1
+        self.counters["bytes"] += sent
+        viewer.sent += sent
+        viewer.stalled = self.clock()
+        if sent < len(viewer.rest):
+            viewer.rest = viewer.rest[sent:]
+            return
+        viewer.rest = None
+        viewer.group.behind.discard(viewer)
+        viewer.group.waiting.add(viewer)
+        self._catch_up(viewer)
+
+    def _catch_up(self, viewer: Viewer) -> None:
+        """Makes a viewer in `waiting`, which has taken all it was given, current; after what it has missed."""
+        if viewer.closing:
+            self._end(viewer)
+            return
+        group = viewer.group
+        with self.lock:
+            if group.dirty:
+                return  # the flush that is on its way takes it along
+            group.cursor = group.log.head
+            answer = group.log.news(group.names, viewer.at) if viewer.at < group.cursor else None
+        data = b""
+        if answer is not None:
+            viewer.at = answer.offset
+            viewer.closing = answer.finished
+            data = self._encode(group.log, answer)
+        if data:
+            self._write(viewer, data)
+        elif viewer.closing:
+            self._end(viewer)
+        else:
+            group.waiting.discard(viewer)
+            viewer.base = group.sent
+            group.current[viewer.fd] = viewer
+            if not group.last_sent:
+                group.last_sent = self.clock()
+            self._report(group)
+
+    def _held(self, viewer: Viewer) -> bool:
+        return self.viewers.get(viewer.fd) is viewer
+
+    # What comes from viewers
+
+    def _ready(self, viewer: Viewer, mask: int) -> None:
+        try:
+            if mask & READ and self._held(viewer):
+                self._read(viewer)
+            if mask & WRITE and self._held(viewer):
+                if viewer.rest is not None:
+                    self._push(viewer)
+                if self._held(viewer):
+                    self.poller.want(viewer.sock, READ if viewer.rest is None else READ | WRITE)
+        except Exception:
+            self._drop(viewer, "error")
+            raise
+
+    def _read(self, viewer: Viewer) -> None:
+        # What a viewer sends is never parsed as a request. A little is let pass, a flood is not.
+        try:
+            data = viewer.sock.recv(DISCARD)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(viewer, "reset")
+            return
+        if not data:
+            self._drop(viewer, "gone")
+        elif len(data) == DISCARD:
+            self._drop(viewer, "flood")
+
+    def _tick(self) -> None:
+        """Heartbeats, stalled viewers, and peers that do not close."""
+        now = self.clock()
+        for group in list(self.groups.values()):
+            if group.current and now - group.last_sent >= self.settings.heartbeat:
+                self._ping(group)
+            for viewer in list(group.behind):
+                if now - viewer.stalled > self.settings.stall:
+                    self._drop(viewer, "stalled")
+        for sock, deadline in list(self.lingering.items()):
+            if now > deadline:
+                self._linger_close(sock)
+
+    def _ping(self, group: Group) -> None:
+        with self.lock:
+            if group.dirty:
+                return
+            group.cursor = group.log.head
+        self._broadcast(group, sse.ping(f"{group.log.epoch}.{group.cursor}"))
+
+    # How a viewer ends
+
+    def _forget(self, viewer: Viewer, reason: str) -> bool:
+        """Takes a viewer out of every index; its socket stays open."""
+        if not self._held(viewer):
+            return False
+        del self.viewers[viewer.fd]
+        group = viewer.group
+        if group.current.pop(viewer.fd, None) is not None:
+            viewer.sent += group.sent - viewer.base
+        group.behind.discard(viewer)
+        group.waiting.discard(viewer)
+        self.poller.unregister(viewer.sock)
+        self._addresses[viewer.address] -= 1
+        if not self._addresses[viewer.address]:
+            del self._addresses[viewer.address]
+        self.counters[f"ended_{reason}"] += 1
+        viewer_logger.info(
+            "viewer ended: address=%r channels=%r seconds=%.1f bytes=%d reason=%s",
+            viewer.address,
+            group.names,
+            self.clock() - viewer.since,
+            viewer.sent,
+            reason,
+        )
+        if not len(group):
+            with self.lock:
+                del self.groups[group.log.epoch, group.names]
+                for name in group.names:
+                    groups = self.by_channel[group.log.epoch, name]
+                    groups.remove(group)
+                    if not groups:
+                        del self.by_channel[group.log.epoch, name]
+        self._recount(group, -1)
+        return True
+
+    def _drop(self, viewer: Viewer, reason: str) -> None:
+        if self._forget(viewer, reason):
+            viewer.sock.close()
+
+    def _end(self, viewer: Viewer) -> None:
+        """Closes after the last bytes were taken: our FIN, then its FIN or the deadline."""
+        if not self._forget(viewer, "end"):
+            return
+        sock = viewer.sock
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            sock.close()
+            return
+        self.poller.register(sock, lambda mask: self._linger_read(sock))
+        self.lingering[sock] = self.clock() + DRAIN
+
+    def _linger_read(self, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(DISCARD)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._linger_close(sock)
+
+    def _linger_close(self, sock: socket.socket) -> None:
+        if self.lingering.pop(sock, None) is not None:
+            self.poller.unregister(sock)
+            sock.close()
+
+    def say_bye(self) -> None:
+        """Ends every viewer with `bye`, as the process goes away."""
+        # some variants, so that not all pages come back in one moment
+        byes = [sse.bye(500 + self.settings.retry * (8 + i) // 16) for i in range(32)]
+        for i, viewer in enumerate(list(self.viewers.values())):
+            try:
+                if viewer.rest is None:
+                    viewer.sock.send(byes[i % len(byes)])
+                viewer.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # it went first
+            self._drop(viewer, "bye")
+
+    def release(self) -> None:
+        """Closes every socket without a word: in a forked child they are copies of its parent's."""
+        for viewer in self.viewers.values():
+            viewer.sock.close()
+        for sock in self.lingering:
+            sock.close()
+        self.viewers.clear()
+        self.lingering.clear()
+        self.groups.clear()
+        self.by_channel.clear()
