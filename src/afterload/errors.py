@@ -8,9 +8,14 @@
      ├── WireError       (ValueError)    something cannot be put on a wire
      ├── SettingError    (ValueError)    a setting is unknown or out of range
      └── LoopError       (RuntimeError)  something cannot be followed, or a loop cannot be run
+
+All stand for a mistake in the program that uses afterload. What a client sends never raises out of it: it is
+answered.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class AfterloadError(Exception):
@@ -18,7 +23,19 @@ class AfterloadError(Exception):
 
 
 class PatchError(AfterloadError, ValueError):
-    """Something is no patch, or may not be published. The message names the action, the target and the value."""
+    """Something is no patch, or may not be published.
+
+    Attributes:
+        action: of the patch that was to be, "" where none was said.
+        target: the same; for a dict that was yielded or published, its key.
+        value: what was refused, or None.
+    """
+
+    def __init__(self, message: str, *, action: str = "", target: str = "", value: Any = None) -> None:
+        super().__init__(message)
+        self.action = action
+        self.target = target
+        self.value = value
 
 
 class PositionError(AfterloadError, ValueError):
@@ -26,6 +43,7 @@ class PositionError(AfterloadError, ValueError):
 
     Attributes:
         text: the text.
+        why: what is wrong with it.
     """
 
     def __init__(self, text: str, why: str) -> None:
@@ -34,11 +52,23 @@ class PositionError(AfterloadError, ValueError):
         self.why = why
 
     def __str__(self) -> str:
-        return f"not a position: {self.text[:140]!r}: {self.why}"
+        # repr: the text came from outside, and must not begin a line of its own in a log
+        shown = repr(self.text) if len(self.text) <= 140 else f"{self.text[:140]!r}..."
+        return f"not a position: {shown}: {self.why}"
 
 
 class WireError(AfterloadError, ValueError):
-    """Something cannot be put on a wire."""
+    """Something cannot be put on a wire.
+
+    Attributes:
+        field: of the block: "event", "id", "retry" or "data".
+        value: what was refused.
+    """
+
+    def __init__(self, message: str, *, field: str = "", value: Any = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
 
 
 class SettingError(AfterloadError, ValueError):

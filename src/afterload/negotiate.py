@@ -1,8 +1,13 @@
-"""From a request to what it wants: the page or its stream, and from where on."""
+"""From a request to what it wants: the page or its stream, and from where on.
+
+One URL is both. The stream is endless, so it is given only to those who name it: ``*/*`` is what ``curl``,
+crawlers and link previews send, and they would hang. Whatever a client sends has an answer: nothing raises.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +15,14 @@ from .errors import PositionError
 from .position import Position
 
 STREAM = "text/event-stream"
+HTML = "text/html"
+_BLANK = " \t"  # OWS: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.3
+# An element ends at a comma, a parameter at a semicolon, except in a quoted string (which may lack its end).
+_QUOTED = r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)'
+_ELEMENT = re.compile(rf'(?:[^,"]|{_QUOTED})+', re.DOTALL)
+_PARAMETER = re.compile(rf'(?:[^;"]|{_QUOTED})+', re.DOTALL)
+# https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2 has at most three digits; more do no harm
+_WEIGHT = re.compile(r"0(?:\.[0-9]*)?|1(?:\.0*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +46,14 @@ class Request:
 
 
 def latin1_to_utf8(value: str) -> str:
-    """A header as WSGI gives it (bytes as latin-1), decoded as the UTF-8 that browsers send."""
+    r"""A header as WSGI gives it (bytes as latin-1), decoded as the UTF-8 that browsers send.
+
+    What is no UTF-8 becomes U+FFFD; text that no WSGI server can have made comes back as it is.
+
+    Example:
+        >>> latin1_to_utf8("caf\xc3\xa9")
+        'café'
+    """
     try:
         return value.encode("latin-1").decode("utf-8", "replace")
     except UnicodeEncodeError:
@@ -41,54 +61,62 @@ def latin1_to_utf8(value: str) -> str:
 
 
 def negotiate(method: str, headers: Mapping[str, str], query: Mapping[str, str]) -> Request:
-    """What a request wants. Never raises: nonsense is a plain request for the page, or has no position.
+    """What a request wants. Never raises: nonsense is a request for the page, or has no position.
 
     Args:
-        method: of the request.
+        method: of the request; all but GET want the page.
         headers: its headers, names in lower case, values as text.
         query: its query parameters.
+
+    Example:
+        >>> negotiate("GET", {"accept": "text/event-stream", "last-event-id": "e1.7"}, {}).position
+        Position(epoch='e1', offset=7, rendered=False)
+        >>> negotiate("GET", {"accept": "*/*"}, {}).wire
+        'html'
     """
     if method != "GET" or not _wants_stream(headers.get("accept", "")):
         return Request("html")
-    # Last-Event-ID is what was seen last; al-position what the page was served with.
-    text = headers.get("last-event-id") or query.get("al-position") or ""
+    # Last-Event-ID is what was seen last; al-position, in the URL, is what the page was served with.
+    sent = headers.get("last-event-id", "").strip(_BLANK) or query.get("al-position", "")
     position, bad = None, False
     try:
-        position = Position.parse(text.strip())
+        position = Position.parse(sent)
     except PositionError:
         bad = True
     return Request(
         "sse",
         position,
         bad,
-        close=headers.get("al-close", "").strip() == "1",
-        cross_site=headers.get("sec-fetch-site", "").strip().lower() == "cross-site",
+        close=headers.get("al-close", "").strip(_BLANK) == "1",
+        cross_site=headers.get("sec-fetch-site", "").strip(_BLANK).lower() == "cross-site",
     )
 
 
 def _wants_stream(accept: str) -> bool:
     """Whether text/event-stream is named, and not less wanted than text/html.
 
-    ``*/*`` is no wish for an endless response.
+    As https://www.rfc-editor.org/rfc/rfc9110#section-12.5.1 the most specific range counts for text/html: so
+    ``text/event-stream;q=0.5, */*`` is for the page, and ``text/event-stream, */*`` for the stream.
     """
-    stream, html = 0.0, 0.0
-    for part in accept.split(","):
-        kind, *parameters = part.split(";")
-        kind = kind.strip().lower()
-        if kind == STREAM:
-            stream = max(stream, _quality(parameters))
-        elif kind == "text/html":
-            html = max(html, _quality(parameters))
-    return stream > 0 and stream >= html
+    if STREAM not in accept.lower():
+        return False
+    weights: dict[str, float] = {}
+    for kind, weight in _ranges(accept):
+        weights[kind] = max(weights.get(kind, 0.0), weight)
+    html = next((weights[kind] for kind in (HTML, "text/*", "*/*") if kind in weights), 0.0)
+    return weights.get(STREAM, 0.0) > 0 and weights[STREAM] >= html
 
 
-def _quality(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "q":
-            try:
-                quality = float(value.strip())
-            except ValueError:
-                return 0.0
-            return quality if 0.0 <= quality <= 1.0 else 0.0
-    return 1.0
+def _ranges(accept: str) -> Iterator[tuple[str, float]]:
+    """The media ranges and their weights; one whose weight is malformed counts as not named."""
+    for element in _ELEMENT.findall(accept):
+        kind, *parameters = _PARAMETER.findall(element) or [""]
+        weight = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip(_BLANK).lower() == "q":
+                value = value.strip(_BLANK)
+                weight = float(value) if _WEIGHT.fullmatch(value) else -1.0
+                break
+        if weight >= 0:
+            yield kind.strip(_BLANK).lower(), weight

@@ -1,35 +1,77 @@
 """A patch: one change to one place of a page; and what may be yielded or published as one.
 
-Values are text unless they say that they are markup (``markupsafe.Markup``, or anything with ``__html__``): text
-is escaped here, once, so that no value can become an element or run.
+Two promises are kept here, once, so that nothing behind has to look again:
+
+- **A value cannot run.** Values are text unless they say that they are markup (``markupsafe.Markup``, or
+  anything with ``__html__``); where an action takes markup, text is escaped. Attributes and URLs that run
+  script are refused.
+- **A patch that exists can be sent.** It checks itself when made, in the thread of whoever made it, where the
+  error names the value and the traceback the line. Its content is a JSON value of its own: what a program
+  does afterwards to a list or dict that it gave changes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from markupsafe import escape
+from typing import Any, NamedTuple
 
 from .errors import PatchError
+from .values import refused, short, to_html, to_text, unescaped
 
-EFFECTS = frozenset({"navigate", "reload", "dispatch"})
-STATE = frozenset(
-    "text html append prepend append_text value attr class title replace remove before after message".split()
-)
-_MARKUP = frozenset({"html", "append", "prepend", "replace", "before", "after"})
-_NO_TARGET = frozenset({"title", "navigate", "reload", "message", "dispatch"})
+
+class _Form(NamedTuple):
+    """What the patches of one action look like."""
+
+    content: str  # "text", "text?" (or None), "flag", "none" or "json"
+    options: frozenset[str] = frozenset({"select"})
+    target: str = "one"  # "one", "none" or "any" (one or none)
+
+
+_ADDS = frozenset({"keep", "select"})
+_NAMED = frozenset({"name", "select"})
+_NONE: frozenset[str] = frozenset()
+_STATE = {
+    "text": _Form("text"),
+    "html": _Form("text"),
+    "append": _Form("text", _ADDS),
+    "prepend": _Form("text", _ADDS),
+    "append_text": _Form("text"),
+    "value": _Form("text"),
+    "attr": _Form("text?", _NAMED),
+    "class": _Form("flag", _NAMED),
+    "title": _Form("text", _NONE, "none"),
+    "replace": _Form("text"),
+    "remove": _Form("none"),
+    "before": _Form("text"),
+    "after": _Form("text"),
+    "message": _Form("text", _NONE, "none"),
+}
+_EFFECTS = {
+    "navigate": _Form("text", _NONE, "none"),
+    "reload": _Form("none", _NONE, "none"),
+    "dispatch": _Form("json", _NAMED, "any"),
+}
+_FORMS = _STATE | _EFFECTS
+STATE = frozenset(_STATE)
+EFFECTS = frozenset(_EFFECTS)
+
 _URL_ATTRIBUTES = frozenset(
-    "href src action formaction poster data cite background ping manifest xlink:href srcset imagesrcset".split()
+    "href src action formaction poster data cite background ping manifest xlink:href srcset imagesrcset "
+    # of SVG's <set> and <animate>, which can give an element its href
+    "to from by values".split()
 )
-_NAME = re.compile(r"[A-Za-z_:@][-A-Za-z0-9_:.]*", re.ASCII)
-# What browsers take for the scheme: they drop tabs and newlines anywhere, controls and spaces in front.
-_IGNORED = re.compile(r"[\x00-\x20]")
+_ENUMERATED = frozenset({"contenteditable", "draggable", "spellcheck"})
+# What setAttribute takes in every browser.
+_ATTRIBUTE = re.compile(r"[A-Za-z_:][-A-Za-z0-9_:.]*", re.ASCII)
+# https://url.spec.whatwg.org/#concept-basic-url-parser: what is stripped in front, what is dropped anywhere
+_C0_AND_SPACE = "".join(map(chr, range(0x21)))
+_DROPPED = str.maketrans("", "", "\t\n\r")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.ASCII | re.IGNORECASE)
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SPACE = re.compile(r"\s")
+_MOST = 2**53 - 1  # what a number of JavaScript holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +96,35 @@ class Patch:
     options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.action not in STATE and self.action not in EFFECTS:
-            known = ", ".join(sorted(STATE | EFFECTS))
-            raise PatchError(f"there is no action {self.action!r}; there are: {known}")
-        options = self.options or {}
-        _check_target(self.action, self.target, options)
-        if isinstance(self.content, str):
-            _check_text(self.action, self.target, self.content)
-        elif self.action != "dispatch" and not (self.content is None or isinstance(self.content, bool)):
-            raise PatchError(f"{self.action} of {self.target!r}: the content is a str, not {self.content!r}")
-        if self.action == "attr":
-            _check_attribute(self.target, options.get("name"), self.content)
-        elif self.action == "class":
-            name = options.get("name")
-            if not isinstance(name, str) or not name or re.search(r"\s", name):
-                raise PatchError(f"class of {self.target!r}: a class is a name without spaces, not {name!r}")
-        elif self.action == "navigate":
-            _check_url("navigate", self.content)
-        keep = options.get("keep")
-        if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
-            raise PatchError(f"{self.action} of {self.target!r}: keep is a number from 1, not {keep!r}")
+        try:
+            form = _FORMS[self.action]
+        except (KeyError, TypeError):
+            known = ", ".join(sorted(_FORMS))
+            why = f"there is no action {short(self.action)}; there are: {known}"
+            raise PatchError(why, value=self.action) from None
+        if self.options is not None:
+            object.__setattr__(self, "options", _checked_options(self, form))
+        _check_target(self, form)
+        content = self.content
+        if isinstance(content, str) and form.content != "json":
+            if form.content not in ("text", "text?"):
+                raise _error(self, f"takes no text, and was given {short(content)}")
+            if type(content) is not str:
+                # Markup would escape what it is joined with
+                content = str.__str__(content)
+                object.__setattr__(self, "content", content)
+            if not content.isascii():
+                _check_text(self, content, "text")
+        elif form.content == "json":
+            object.__setattr__(self, "content", _own_json(self))
+        elif not (
+            (content is None and form.content in ("text?", "none"))
+            or (isinstance(content, bool) and form.content == "flag")
+        ):
+            want = {"flag": "True or False", "none": "None"}.get(form.content, "a str")
+            raise _error(self, f"the content is {want}, not {short(content)}")
+        if self.action in _CHECKS:
+            _CHECKS[self.action](self)
 
     def wire(self) -> list[Any]:
         """``[action, target, content]``, and the options where there are any."""
@@ -87,11 +138,12 @@ def text(target: str, value: Any, *, select: str | None = None) -> Patch:
 
     Args:
         target: ``#id``, or a CSS selector with ``select="all"``.
-        value: str, number, bool, None (empty) or markup.
+        value: anything whose ``str()`` says it (str, number, date, ...), None (empty), or markup.
         select: "all" to patch every element that the selector matches.
 
     Raises:
-        PatchError: the target is none, or the value is nothing simple.
+        PatchError: the target is none; or the value is a list, a dict, bytes, a generator, a function or an
+            object without a text of its own; or its text has a lone surrogate, which is no Unicode text.
 
     Example:
         >>> text("#count", 12)
@@ -99,12 +151,20 @@ def text(target: str, value: Any, *, select: str | None = None) -> Patch:
     """
     if hasattr(value, "__html__"):
         return html(target, value, select=select)
-    return Patch("text", target, _simple("text", target, value), _options(select))
+    return Patch("text", target, to_text("text", target, value), _options(select))
 
 
 def html(target: str, value: Any, *, select: str | None = None) -> Patch:
-    """Replaces what an element contains by markup. A plain str is text, and escaped. See `text`."""
-    return Patch("html", target, _html("html", target, value), _options(select))
+    """Replaces what an element contains by markup. A plain str is text, and escaped. See `text`.
+
+    Example:
+        >>> html("#name", "<b>").content
+        '&lt;b&gt;'
+        >>> from markupsafe import Markup
+        >>> html("#name", Markup("<b>{}</b>").format("<Ann>")).content
+        '<b>&lt;Ann&gt;</b>'
+    """
+    return Patch("html", target, to_html("html", target, value), _options(select))
 
 
 def append(target: str, value: Any, *, keep: int | None = None, select: str | None = None) -> Patch:
@@ -115,56 +175,83 @@ def append(target: str, value: Any, *, keep: int | None = None, select: str | No
     Args:
         target: see `text`.
         value: see `html`.
-        keep: so many children are left, the newest; give one element with each append.
+        keep: so many children are left, the newest; give one element with each append. Elements and texts
+            that are not blank are counted.
         select: see `text`.
 
     Raises:
         PatchError: see `text`; or keep is no number from 1.
     """
-    return Patch("append", target, _html("append", target, value), _options(select, keep=keep))
+    return Patch("append", target, to_html("append", target, value), _options(select, keep=keep))
 
 
 def prepend(target: str, value: Any, *, keep: int | None = None, select: str | None = None) -> Patch:
     """Adds markup, or text, at the start of an element. See `append`."""
-    return Patch("prepend", target, _html("prepend", target, value), _options(select, keep=keep))
+    return Patch("prepend", target, to_html("prepend", target, value), _options(select, keep=keep))
 
 
 def append_text(target: str, value: Any, *, select: str | None = None) -> Patch:
-    """Adds to the text at the end of an element: for text that comes in parts. See `text`."""
-    return Patch("append_text", target, _simple("append_text", target, value), _options(select))
+    """Adds to the text at the end of an element: for text that comes in parts.
+
+    Raises:
+        PatchError: see `text`; or the value is markup, which `append` takes.
+    """
+    return Patch("append_text", target, to_text("append_text", target, value), _options(select))
 
 
 def value(target: str, value: Any, *, select: str | None = None) -> Patch:
     """Sets the value of an input, select, textarea, progress or meter. See `text`."""
-    return Patch("value", target, _simple("value", target, value), _options(select))
+    return Patch("value", target, unescaped("value", target, value), _options(select))
 
 
 def attr(target: str, name: str, value: Any, *, select: str | None = None) -> Patch:
-    """Sets an attribute; None removes it, True sets it empty, False removes it.
+    """Sets an attribute; None removes it.
+
+    Args:
+        target: see `text`.
+        name: of the attribute.
+        value: see `text`; of markup the entities are resolved, as in a template. True sets the attribute
+            empty and False removes it; where HTML wants the words (``aria-``, ``data-``, draggable, ...) they
+            are "true" and "false".
+        select: see `text`.
 
     Raises:
         PatchError: see `text`; or the attribute could run something: ``on...``, ``srcdoc``, or a URL that is
             neither relative nor http(s).
+
+    Example:
+        >>> attr("#next", "href", "/page/2").wire()
+        ['attr', '#next', '/page/2', {'name': 'href'}]
+        >>> attr("#send", "disabled", False).wire()
+        ['attr', '#send', None, {'name': 'disabled'}]
     """
-    if value is False:
-        value = None
-    content = None if value is None else "" if value is True else _simple("attr", target, value)
+    if isinstance(value, bool):
+        low = str(name).lower()
+        if low in _ENUMERATED or low.startswith(("aria-", "data-")):
+            value = str(value).lower()
+        else:
+            value = "" if value else None
+    content = None if value is None else unescaped("attr", target, value)
     return Patch("attr", target, content, _options(select, name=name))
 
 
 def class_(target: str, name: str, on: bool = True, *, select: str | None = None) -> Patch:
-    """Adds a class, or with ``on=False`` takes it away. See `text`."""
+    """Adds a class, or with ``on=False`` takes it away. See `text`.
+
+    Raises:
+        PatchError: see `text`; or the name is empty or has a space.
+    """
     return Patch("class", target, bool(on), _options(select, name=name))
 
 
 def title(value: Any) -> Patch:
     """Sets the document's title. See `text`."""
-    return Patch("title", "", _simple("title", "", value))
+    return Patch("title", "", unescaped("title", "", value))
 
 
 def replace(target: str, value: Any, *, select: str | None = None) -> Patch:
     """Puts markup in place of an element. See `html`."""
-    return Patch("replace", target, _html("replace", target, value), _options(select))
+    return Patch("replace", target, to_html("replace", target, value), _options(select))
 
 
 def remove(target: str, *, select: str | None = None) -> Patch:
@@ -174,19 +261,19 @@ def remove(target: str, *, select: str | None = None) -> Patch:
 
 def before(target: str, value: Any, *, select: str | None = None) -> Patch:
     """Puts markup before an element. See `html`."""
-    return Patch("before", target, _html("before", target, value), _options(select))
+    return Patch("before", target, to_html("before", target, value), _options(select))
 
 
 def after(target: str, value: Any, *, select: str | None = None) -> Patch:
     """Puts markup after an element. See `html`."""
-    return Patch("after", target, _html("after", target, value), _options(select))
+    return Patch("after", target, to_html("after", target, value), _options(select))
 
 
 def navigate(url: str) -> Patch:
     """Sends the pages that are open now to another URL, relative or http(s). Not part of the state.
 
     Raises:
-        PatchError: the URL is none of these.
+        PatchError: the URL is none of these, or empty.
     """
     return Patch("navigate", "", url)
 
@@ -196,29 +283,32 @@ def reload() -> Patch:
     return Patch("reload", "")
 
 
-def dispatch(name: str, detail: Any = None, *, target: str = "") -> Patch:
-    """Fires a DOM event on an element, or on the document, of the pages that are open now. Not part of the state.
+def dispatch(name: str, detail: Any = None, *, target: str | None = None, select: str | None = None) -> Patch:
+    """Fires a DOM event on an element, or the document, of the pages open now. Not part of the state.
 
     Args:
         name: the event's type.
-        detail: any JSON value.
-        target: ``#id``, or "" for the document.
+        detail: any JSON value; the event's ``detail``.
+        target: see `text`; None is the document.
+        select: see `text`.
 
     Raises:
-        PatchError: the detail is no JSON value, or the name is none.
+        PatchError: see `text`; or the detail is no JSON value, or the name is none.
+
+    Example:
+        >>> dispatch("sold", {"id": 7}).wire()
+        ['dispatch', '', {'id': 7}, {'name': 'sold'}]
     """
-    if not isinstance(name, str) or not name:
-        raise PatchError(f"dispatch: an event's name is a str that is not empty, not {name!r}")
-    try:
-        json.dumps(detail, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise PatchError(f"dispatch of {name!r}: the detail is no JSON value: {error}") from error
-    return Patch("dispatch", target, detail, {"name": name})
+    return Patch("dispatch", target or "", detail, _options(select, name=name))
 
 
-def message(text: str) -> Patch:
-    """A plain string, as a loop that yields strings makes it: `onmessage` of a page written by hand."""
-    return Patch("message", "", text)
+def message(text: Any) -> Patch:
+    """A plain string, as a loop that yields strings makes it: `onmessage` of a page written by hand.
+
+    Raises:
+        PatchError: see `text`; or it is markup, which needs a target.
+    """
+    return Patch("message", "", to_text("message", "", text))
 
 
 def patches(*things: Any) -> tuple[Patch, ...]:
@@ -229,11 +319,12 @@ def patches(*things: Any) -> tuple[Patch, ...]:
             of these; None (nothing).
 
     Raises:
-        PatchError: something is none of these; a value of a dict is nothing simple (the message names its key).
+        PatchError: something is none of these; or a dict's value is none that `text` takes (the error names
+            its key).
 
     Example:
-        >>> patches({"#count": 12, "#name": "<b>"})[1].content
-        '<b>'
+        >>> [p.wire() for p in patches({"#count": 12}, [append("#log", "<3"), None], "done")]
+        [['text', '#count', '12'], ['append', '#log', '&lt;3'], ['message', '', 'done']]
     """
     found: list[Patch] = []
     for thing in things:
@@ -243,7 +334,8 @@ def patches(*things: Any) -> tuple[Patch, ...]:
             found += [text(target, value) for target, value in thing.items()]
         elif hasattr(thing, "__html__"):
             raise PatchError(
-                f"markup needs a target: {{'#id': markup}} or html('#id', markup), not {str(thing)[:80]!r} alone"
+                f"markup needs a target: {{'#id': markup}} or html('#id', markup), not {short(thing)} alone",
+                value=thing,
             )
         elif isinstance(thing, str):
             found.append(message(thing))
@@ -252,88 +344,127 @@ def patches(*things: Any) -> tuple[Patch, ...]:
         elif thing is not None:
             raise PatchError(
                 "a patch, a dict of '#id' to value, a str, or a list of these is wanted, "
-                f"not {type(thing).__name__}: {_short(thing)}"
+                f"not {type(thing).__name__}: {short(thing)}",
+                value=thing,
             )
     return tuple(found)
 
 
 def _options(select: str | None, **options: Any) -> dict[str, Any] | None:
-    found = {name: value for name, value in options.items() if value is not None}
     if select is not None:
-        if select != "all":
-            raise PatchError(f'select is "all" or left out, not {select!r}')
-        found["select"] = select
-    return found or None
+        options["select"] = select
+    return {name: value for name, value in options.items() if value is not None or name == "name"} or None
 
 
-def _simple(action: str, target: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return str(value)  # a plain str also of a subclass
-    if isinstance(value, Mapping | list | tuple | set | frozenset | bytes | bytearray | memoryview):
-        raise PatchError(
-            f"{action} of {target!r}: a {type(value).__name__} is no text: {_short(value)}; "
-            "give a str, a number or markup"
-        )
-    return str(value)
+# What a patch checks
 
 
-def _html(action: str, target: str, value: Any) -> str:
-    if hasattr(value, "__html__"):
-        return str(value.__html__())
-    return str(escape(_simple(action, target, value)))
+def _error(patch: Patch, why: str) -> PatchError:
+    return refused(patch.action, patch.target, patch.content, why)
 
 
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+def _check_text(patch: Patch, text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _error(
+            patch,
+            f"the {what} has a lone surrogate ({text[error.start]!r} at {error.start}), which is no Unicode "
+            "text; decode bytes with errors='replace'",
+        ) from error
 
 
-def _check_target(action: str, target: Any, options: Mapping[str, Any]) -> None:
+def _check_target(patch: Patch, form: _Form) -> None:
+    target = patch.target
     if not isinstance(target, str):
-        raise PatchError(f"{action}: a target is a str such as '#id', not {_short(target)}")
-    if not target and action in _NO_TARGET:
+        raise _error(patch, f"a target is a str such as '#id', not {short(target)}")
+    if form.target != "one" and not target:
         return
-    if action in _NO_TARGET and action != "dispatch":
-        raise PatchError(f"{action} takes no target, and was given {target!r}")
-    _check_text(action, "", target)
-    if options.get("select") == "all":
+    if form.target == "none":
+        raise _error(patch, "this action takes no target")
+    if not target.isascii():
+        _check_text(patch, target, "target")
+    if patch.options is not None and "select" in patch.options:
         if not target.strip():
-            raise PatchError(f"{action}: the selector is empty")
-    elif not target.startswith("#") or len(target) < 2 or re.search(r"\s", target):
-        raise PatchError(
-            f"{action}: a target is '#' and an element's id, not {_short(target)}; "
-            'for a CSS selector say select="all"'
-        )
+            raise _error(patch, f"{short(target)} is no CSS selector")
+    elif not target.startswith("#") or len(target) < 2 or _SPACE.search(target):
+        why = "a target is '#' and an element's id, without spaces, not "
+        raise _error(patch, f'{why}{short(target)}; for a CSS selector say select="all"')
 
 
-def _check_text(action: str, target: str, content: str) -> None:
-    found = _SURROGATE.search(content)
-    if found is not None:
-        raise PatchError(
-            f"{action} of {target!r}: the text has a lone surrogate ({found[0]!r} at {found.start()}), which is "
-            "no Unicode text; decode bytes with errors='replace'"
-        )
+def _checked_options(patch: Patch, form: _Form) -> dict[str, Any] | None:
+    """The options, as a dict of its own."""
+    if not isinstance(patch.options, Mapping):
+        raise _error(patch, f"the options are a dict, not {short(patch.options)}")
+    options = dict(patch.options)
+    for name, value in options.items():
+        if name not in form.options:
+            known = ", ".join(sorted(form.options)) or "none"
+            raise _error(patch, f"there is no option {short(name)}; there are: {known}")
+        if name == "select" and value != "all":
+            raise _error(patch, f'select is "all" or left out, not {short(value)}')
+        if name == "keep" and not (type(value) is int and 1 <= value <= _MOST):
+            raise _error(patch, f"keep is a number from 1, not {short(value)}")
+    return options or None
 
 
-def _check_attribute(target: str, name: Any, content: Any) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise PatchError(f"attr of {target!r}: {name!r} is no attribute's name")
+def _own_json(patch: Patch) -> Any:
+    """The content, as what arrives at the page: a JSON value that nobody else holds."""
+    try:
+        encoded = json.dumps(patch.content, ensure_ascii=False, allow_nan=False)
+        encoded.encode()
+        return json.loads(encoded)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _error(patch, f"the detail is no JSON value: {error}: {short(patch.content)}") from error
+
+
+def _name(patch: Patch) -> Any:
+    return None if patch.options is None else patch.options.get("name")
+
+
+def _check_attribute(patch: Patch) -> None:
+    name = _name(patch)
+    if not isinstance(name, str) or not _ATTRIBUTE.fullmatch(name):
+        raise _error(patch, f"{short(name)} is no attribute's name")
     low = name.lower()
     if low.startswith("on") or low == "srcdoc":
-        raise PatchError(f"attr of {target!r}: {name!r} would run script, and is refused")
-    if low in _URL_ATTRIBUTES and isinstance(content, str):
-        if low.endswith("srcset"):
-            for candidate in content.split(","):
-                _check_url(f"attr {name} of {target!r}", candidate)
-        else:
-            _check_url(f"attr {name} of {target!r}", content)
+        raise _error(patch, f"{name!r} would run script, and is refused")
+    if low in _URL_ATTRIBUTES and patch.content is not None:
+        separated = low.endswith("srcset") or low in ("ping", "values")
+        urls = re.split(r"[\s;,]+", patch.content) if separated else [patch.content]
+        for url in urls:
+            _check_url(patch, url, f" in {name!r}")
 
 
-def _check_url(where: str, url: Any) -> None:
-    if not isinstance(url, str):
-        raise PatchError(f"{where}: a URL is a str, not {_short(url)}")
-    scheme = _SCHEME.match(_IGNORED.sub("", url))
+def _check_class(patch: Patch) -> None:
+    name = _name(patch)
+    if not isinstance(name, str) or not name or _SPACE.search(name):
+        raise _error(patch, f"a class is a name without spaces, not {short(name)}")
+    _check_text(patch, name, "name")
+
+
+def _check_dispatch(patch: Patch) -> None:
+    name = _name(patch)
+    if not isinstance(name, str) or not name:
+        raise _error(patch, f"an event's name is a str that is not empty, not {short(name)}")
+    _check_text(patch, name, "name")
+
+
+def _check_navigate(patch: Patch) -> None:
+    if not patch.content.strip():
+        raise _error(patch, "the URL is empty; to load the page again use reload()")
+    _check_url(patch, patch.content, "")
+
+
+def _check_url(patch: Patch, url: str, where: str) -> None:
+    scheme = _SCHEME.match(url.translate(_DROPPED).lstrip(_C0_AND_SPACE))
     if scheme is not None and scheme[1].lower() not in ("http", "https"):
-        raise PatchError(f"{where}: a URL is relative, http or https, not {_short(url)}")
+        raise _error(patch, f"a URL{where} is relative, http or https, not {short(url)}")
+
+
+_CHECKS: dict[str, Callable[[Patch], None]] = {
+    "attr": _check_attribute,
+    "class": _check_class,
+    "dispatch": _check_dispatch,
+    "navigate": _check_navigate,
+}

@@ -1,6 +1,11 @@
 """The event stream: the codec, and the blocks of ours on it (docs/wire.md).
 
-Encoding and decoding follow https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+Encoding and decoding follow
+https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+
+A block is encoded once for all who get it, so what differs between viewers (the position of `hello`) has a
+block of its own. Nothing that a program or a client sent can end a field early: data is split where a browser
+would split it, JSON has no line ends, and `event` and `id` with one are refused.
 """
 
 from __future__ import annotations
@@ -13,23 +18,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import WireError
-from ..log import End, Message, Patches, Refresh, Reset, Snapshot, Step
+from ..log import End, Item, Message, Patches, Refresh, Reset, Snapshot, Step
 from ..patch import Patch
 
 VERSION = 1
+# Chromium and WebKit answer "retry: 0" with hundreds of requests a second.
+RETRY_LEAST = 500
+Line = tuple[str, int, Sequence[Patch], int | None]  # channel, seq, patches, since
+
 _NEWLINE = re.compile("\r\n|\r|\n")  # never str.splitlines(): U+2028, form feed and others are data
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_RETRY = re.compile("[0-9]{1,15}", re.ASCII)
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_ESCAPES = str.maketrans({"<": "\\u003c", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def dumps(value: Any) -> str:
     r"""Compact JSON on one line, without ``<``, U+2028 and U+2029, so that it is safe inside a page too.
 
+    Raises:
+        WireError: it is no JSON value.
+
     Example:
         >>> dumps({"a": "<b>"})
         '{"a":"\\u003cb>"}'
     """
-    return _json(value).translate(_ESCAPES)
+    try:
+        text = _json(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WireError(f"no JSON value: {error}", field="data", value=value) from error
+    if "<" in text:
+        text = text.replace("<", "\\u003c")
+    if not text.isascii():
+        text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return text
 
 
 def encode(
@@ -38,31 +59,48 @@ def encode(
     r"""One block.
 
     Args:
-        data: any text; None for a block without data (which a browser does not dispatch).
+        data: any text; each CRLF, CR or LF in it arrives as LF, a lone surrogate as U+FFFD. None for a block
+            without data, which a browser does not dispatch.
         event: the event's type.
         id: the position after it.
         retry: milliseconds until a browser reconnects.
 
     Raises:
-        WireError: `event` or `id` has a CR, LF or NUL, which would end the field or make it void.
+        WireError: `event` or `id` has a CR, LF or NUL, which would end the field or make it void; or `retry`
+            is negative.
 
     Example:
         >>> encode("a\nb", id="e.1")
         b'id: e.1\ndata: a\ndata: b\n\n'
     """
-    lines = []
-    for name, value in (("event", event), ("id", id)):
-        if value is not None:
-            if "\n" in value or "\r" in value or "\0" in value:
-                raise WireError(f"{name} cannot have a CR, LF or NUL: {value!r}")
-            lines.append(f"{name}: {value}\n")
+    if data is not None and ("\n" in data or "\r" in data):
+        data = "\ndata: ".join(_NEWLINE.split(data))
+    return _block(data, event, id, retry)
+
+
+def _block(data: str | None, event: str | None, id: str | None, retry: int | None = None) -> bytes:
+    """`encode` for data whose lines are joined already."""
+    text = ""
+    if event is not None:
+        text = f"event: {_field('event', event)}\n"
+    if id is not None:
+        text += f"id: {_field('id', id)}\n"
     if retry is not None:
-        lines.append(f"retry: {retry}\n")
-    if data is not None:
-        parts = _NEWLINE.split(data) if "\n" in data or "\r" in data else (data,)
-        lines += [f"data: {part}\n" for part in parts]
-    lines.append("\n")
-    return "".join(lines).encode()
+        if retry < 0:
+            raise WireError(f"retry is milliseconds from 0, not {retry!r}", field="retry", value=retry)
+        text += f"retry: {retry:d}\n"
+    text += "\n" if data is None else f"data: {data}\n\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # As a browser's own encoder does. A block that cannot be sent would stop all that is behind it.
+        return _SURROGATE.sub("\ufffd", text).encode()
+
+
+def _field(name: str, value: str) -> str:
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise WireError(f"{name} cannot have a CR, LF or NUL: {value!r}", field=name, value=value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,45 +121,58 @@ class Event:
 
 
 class Decoder:
-    """Bytes of an event stream to events: the same however the bytes are split."""
+    r"""Bytes of an event stream to events: the same however the bytes are split.
+
+    What is no UTF-8 becomes U+FFFD. An event whose blank line has not come is never given out, nor its id:
+    what a cut stream has left behind is asked for again.
+
+    Attributes:
+        id: the last id of a complete block: what a client sends to resume.
+        retry: the milliseconds last asked for in any complete block, or None.
+
+    Example:
+        >>> decoder = Decoder()
+        >>> decoder.feed(b"id: e.1\nda") + decoder.feed(b"ta: hello\n\n")
+        [Event(event='message', data='hello', id='e.1', retry=None)]
+    """
 
     def __init__(self) -> None:
-        self._text = codecs.getincrementaldecoder("utf-8")("replace")
-        self._buffer = ""
+        self.id = ""
+        self.retry: int | None = None
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._begun = False
         self._after_cr = False
+        self._rest: list[str] = []  # of a line that is not complete; joined once, when it is
         self._data: list[str] = []
         self._event = ""
-        self._id = ""
-        self._retry: int | None = None
-
-    @property
-    def id(self) -> str:
-        """The last id of a dispatched or empty block."""
-        return self._id
+        self._next_id = ""
+        self._block_retry: int | None = None
 
     def feed(self, data: bytes) -> list[Event]:
         """Takes bytes, returns the events that they complete."""
-        text = self._text.decode(data)
+        text = self._utf8.decode(data)
         if not text:
             return []
         if not self._begun:
             self._begun = True
             text = text.removeprefix("\ufeff")
         if self._after_cr and text.startswith("\n"):
-            text = text[1:]
+            text = text[1:]  # the other half of a CRLF
             self._after_cr = False
-            if not text:
-                return []
+        if not text:
+            return []
         self._after_cr = text.endswith("\r")
-        *lines, self._buffer = _NEWLINE.split(self._buffer + text)
+        first, *lines = _NEWLINE.split(text)
+        self._rest.append(first)
+        if not lines:
+            return []
+        lines.insert(0, "".join(self._rest))
+        self._rest = [lines.pop()]
         return [event for line in lines for event in self._line(line)]
 
     def _line(self, line: str) -> Iterator[Event]:
         if not line:
-            if self._data:
-                yield Event(self._event or "message", "\n".join(self._data), self._id, self._retry)
-            self._data, self._event, self._retry = [], "", None
+            yield from self._dispatch()
             return
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
@@ -131,9 +182,20 @@ class Decoder:
             self._event = value
         elif name == "id":
             if "\0" not in value:
-                self._id = value
-        elif name == "retry" and value.isascii() and value.isdigit():
-            self._retry = int(value)
+                self._next_id = value
+        elif name == "retry" and _RETRY.fullmatch(value):
+            self._block_retry = int(value)
+
+    def _dispatch(self) -> Iterator[Event]:
+        self.id = self._next_id
+        if self._block_retry is not None:
+            self.retry = self._block_retry
+        if self._data:
+            yield Event(self._event or "message", "\n".join(self._data), self.id, self._block_retry)
+        self._data, self._event, self._block_retry = [], "", None
+
+
+# The blocks, each as docs/wire.md describes it. `id` is a promise: who has the block has everything up to it.
 
 
 def hello(
@@ -145,11 +207,22 @@ def hello(
     into: str | None = None,
     retry: int = 3000,
 ) -> bytes:
-    """The first block: `position` is the one the viewer had already, "0" if none."""
-    data: dict[str, Any] = {"v": VERSION, "resumed": resumed, "heartbeat": heartbeat, "channels": list(channels)}
+    """The first block.
+
+    Args:
+        position: the one that the viewer had already, "0" if none.
+        resumed: what follows continues what the viewer has.
+        heartbeat: seconds between two `ping` at most.
+        channels: names of what the page follows.
+        into: target of plain strings, if the page said one.
+        retry: milliseconds until a browser reconnects; at least `RETRY_LEAST` are sent.
+    """
+    data: dict[str, Any] = {
+        "v": VERSION, "resumed": resumed, "heartbeat": heartbeat, "channels": list(channels)
+    }  # fmt: skip
     if into is not None:
         data["into"] = into
-    return encode(dumps(data), event="hello", id=position, retry=retry)
+    return _block(dumps(data), "hello", position, max(RETRY_LEAST, retry))
 
 
 def message(text: str, id: str | None = None) -> bytes:
@@ -157,73 +230,84 @@ def message(text: str, id: str | None = None) -> bytes:
     return encode(text, id=id)
 
 
-def _lines(lines: Sequence[tuple[str, int, Sequence[Patch], int | None]]) -> str:
-    return "\n".join(
-        dumps([channel, seq, [p.wire() for p in patches]] + ([since] if since is not None else []))
-        for channel, seq, patches, since in lines
-    )
+def patch(lines: Sequence[Line], id: str | None = None) -> bytes:
+    r"""Patches, a line ``(channel, seq, patches, since)`` for each channel, all applied together.
+
+    `since` is the sequence number before the first entry in the line; None is ``seq - 1``, one entry.
+
+    Example:
+        >>> from afterload import text
+        >>> patch([("clock", 7, [text("#now", "12:00")], None)], "e1.40")
+        b'event: patch\nid: e1.40\ndata: ["clock",7,[["text","#now","12:00"]]]\n\n'
+    """
+    return _block("\ndata: ".join(map(_line, lines)), "patch", id)
 
 
-def patch(lines: Sequence[tuple[str, int, Sequence[Patch], int | None]], id: str | None = None) -> bytes:
-    """Patches, a line ``(channel, seq, patches, since)`` for each channel, applied together."""
-    return encode(_lines(lines), event="patch", id=id)
+def snapshot(lines: Sequence[Line], id: str | None = None) -> bytes:
+    """The state of channels, on the page as it was served; lines as of `patch`."""
+    return _block("\ndata: ".join(map(_line, lines)), "snapshot", id)
 
 
-def snapshot(lines: Sequence[tuple[str, int, Sequence[Patch]]], id: str | None = None) -> bytes:
-    """The state of channels, a line ``(channel, seq, patches)`` for each."""
-    return encode(_lines([(*line, None) for line in lines]), event="snapshot", id=id)
+def _line(line: Line) -> str:
+    channel, seq, patches, since = line
+    what: list[Any] = [channel, seq, [patch.wire() for patch in patches]]
+    if since is not None:
+        what.append(since)
+    return dumps(what)
 
 
 def reset(channel: str, id: str | None = None) -> bytes:
     """What the channel brought to the page is void."""
-    return encode(dumps({"channel": channel}), event="reset", id=id)
+    return _block(dumps({"channel": channel}), "reset", id)
 
 
 def refresh(id: str | None = None) -> bytes:
     """The page has to fetch itself."""
-    return encode("{}", event="refresh", id=id)
+    return _block("{}", "refresh", id)
 
 
 def ping(id: str) -> bytes:
-    """A heartbeat. An event, as a page cannot see comments."""
-    return encode("{}", event="ping", id=id)
+    """A heartbeat with the position of the head. An event, as a page cannot see comments."""
+    return _block("{}", "ping", id)
 
 
 def end(channel: str, status: str, message: str = "", id: str | None = None) -> bytes:
-    """A channel is over."""
-    return encode(dumps({"channel": channel, "status": status, "message": message}), event="end", id=id)
+    """A channel is over: `status` is done, failed, cancelled or lost; `message` is for the page's reader."""
+    return _block(dumps({"channel": channel, "status": status, "message": message}), "end", id)
 
 
 def bye(retry: int) -> bytes:
-    """The server goes away, or has no room; come back after `retry` milliseconds."""
-    return encode(dumps({"retry": retry}), event="bye", retry=retry)
+    """The server goes away, or has no room; come back after `retry` milliseconds, at least `RETRY_LEAST`."""
+    retry = max(RETRY_LEAST, retry)
+    return _block(dumps({"retry": retry}), "bye", None, retry)
 
 
 def step(step: Step, epoch: str) -> bytes:
-    """A step of a log's answer; the last block carries its position.
+    """A step of a log's answer; its last block carries its position.
 
-    Patches of several channels are one block, as they are applied together.
+    Neighbours of one kind are one block, as they are applied together.
     """
-    blocks: list[Any] = []
+    blocks: list[list[Item]] = []
     for item in step.items:
-        if isinstance(item, Patches | Snapshot) and blocks and isinstance(blocks[-1], list):
-            if type(blocks[-1][0]) is type(item):
-                blocks[-1].append(item)
-                continue
-        blocks.append([item] if isinstance(item, Patches | Snapshot) else item)
+        if blocks and type(item) is type(blocks[-1][0]) and isinstance(item, Patches | Snapshot):
+            blocks[-1].append(item)
+        else:
+            blocks.append([item])
     position = None if step.offset is None else f"{epoch}.{step.offset}"
     last = len(blocks) - 1
-    return b"".join(_block(block, position if i == last else None) for i, block in enumerate(blocks))
+    return b"".join(_items(items, position if i == last else None) for i, items in enumerate(blocks))
 
 
-def _block(item: Any, id: str | None) -> bytes:
-    if isinstance(item, list):
-        if isinstance(item[0], Snapshot):
-            return snapshot([(s.channel, s.seq, s.patches) for s in item], id)
-        return patch(
-            [(p.channel, p.seq, p.patches, None if p.since == p.seq - 1 else p.since) for p in item], id
-        )
-    match item:
+def _items(items: list[Item], id: str | None) -> bytes:
+    match items[0]:
+        case Patches():
+            return patch(
+                [(p.channel, p.seq, p.patches, _since(p)) for p in items if isinstance(p, Patches)], id
+            )
+        case Snapshot():
+            return snapshot(
+                [(s.channel, s.seq, s.patches, None) for s in items if isinstance(s, Snapshot)], id
+            )
         case Message(text):
             return message(text, id)
         case Reset(channel):
@@ -232,4 +316,7 @@ def _block(item: Any, id: str | None) -> bytes:
             return refresh(id)
         case End(channel, status, text):
             return end(channel, status, text, id)
-    raise AssertionError(item)
+
+
+def _since(item: Patches) -> int | None:
+    return None if item.since == item.seq - 1 else item.since
