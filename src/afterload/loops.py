@@ -1,8 +1,8 @@
 """Drives user loops onto channels.
 
-A **run** is one generator being stepped, each step inside the app's step context (for Flask an app context, so no
-database session outlives a step), what it yields published to its channel. A sync generator has a thread of its
-own and is always resumed by it; async generators are tasks on one event loop thread of ours.
+A **run** is one generator being stepped, each step inside the app's step context (for Flask an app context,
+so no database session outlives a step), what it yields published to its channel. A sync generator has a thread
+of its own and is always resumed by it; async generators are tasks on one event loop thread of ours.
 
 How a run ends, and who wins when several happen at once (the first that takes the run's lock)::
 
@@ -14,8 +14,8 @@ How a run ends, and who wins when several happen at once (the first that takes t
     (private loop)         not back, or the client's close(): told to stop
     no viewer (shared) ──▶ after `linger`: told to stop; the next viewer starts a new run
 
-A private run is *pulled*: it waits while it is `ahead_entries` or `ahead_bytes` ahead of what its viewer's socket
-has taken.
+A private run is *pulled*: it waits while it is `ahead_entries` or `ahead_bytes` ahead of what its viewer's
+socket has taken.
 """
 
 from __future__ import annotations
@@ -49,15 +49,17 @@ _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("afterload
 
 
 class Stopped(BaseException):
-    """Raised inside a loop by `sleep` when the loop should end. Not an `Exception`, so that ``except Exception``
-    in a loop does not hold it up.
+    """Raised inside a loop by `sleep` when the loop should end.
+
+    Not an `Exception`, so that ``except Exception`` in a loop does not hold it up.
     """
 
 
 def sleep(seconds: float) -> None:
     """Waits, in a loop; ends the loop at once when it should end.
 
-    Outside a loop it is `time.sleep`. In an async generator use ``await asyncio.sleep(...)``, which is cancelled.
+    Outside a loop it is `time.sleep`. In an async generator use ``await asyncio.sleep(...)``, which is
+    cancelled.
 
     Args:
         seconds: how long.
@@ -77,7 +79,7 @@ class Run:
 
     Attributes:
         key: the private log's epoch, or the shared channel's name.
-        label: what it is called in log records, and what a private loop has to match when its page comes back.
+        label: its name in log records, and what a private loop has to match when its page comes back.
         finished: it has ended, one way or another.
     """
 
@@ -91,13 +93,15 @@ class Run:
         self.finished = False
         self.status = ""
         self.ended_at = 0.0
-        self.away = False  # paused, as its viewer is away
+        self.away = False  # its viewer is
+        self.runs_on = False  # while its viewer is away
         self.lock = threading.Lock()
         self.stopped = False
         self._ahead: deque[tuple[int, int]] = deque()
         self._ahead_bytes = 0
 
     def start(self) -> None:
+        """Begins to step."""
         raise NotImplementedError
 
     def wake(self) -> None:
@@ -105,6 +109,7 @@ class Run:
         raise NotImplementedError
 
     def sleep(self, seconds: float) -> None:
+        """See the function `sleep`."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -113,7 +118,8 @@ class Run:
             self.stopped = True
         self.wake()
 
-    def pause(self, away: bool) -> None:
+    def viewer(self, away: bool) -> None:
+        """Its viewer has gone, or is back."""
         self.away = away
         self.wake()
 
@@ -125,10 +131,13 @@ class Run:
         self.wake()
 
     def may_step(self) -> bool:
+        """Whether the next step may be taken now."""
         if not self.private:
             return True
+        if self.away:
+            return self.runs_on
         s = self.loops.settings
-        return not self.away and len(self._ahead) < s.ahead_entries and self._ahead_bytes < s.ahead_bytes
+        return len(self._ahead) < s.ahead_entries and self._ahead_bytes < s.ahead_bytes
 
     def publish(self, thing: Any) -> None:
         """Publishes what was yielded, unless it was told to stop.
@@ -204,12 +213,12 @@ class ThreadRun(Run):
                     except StopIteration:
                         break
                 self.publish(thing)
-        except BaseException as e:
+        except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             error = e
         try:
             with self.loops.step_context():
                 source.close()
-        except BaseException as e:
+        except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             if error is None:
                 error = e
         self.over(error)
@@ -261,12 +270,12 @@ class TaskRun(Run):
                     except StopAsyncIteration:
                         break
                 self.publish(thing)
-        except BaseException as e:
+        except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             error = e
         try:
             with self.loops.step_context():
                 await source.aclose()
-        except BaseException as e:
+        except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             if error is None:
                 error = e
         self.over(error)
@@ -370,9 +379,10 @@ class Loops:
             if self.full():
                 raise LoopError(f"{len(self._running)} loops are running, and max_loops is no more")
             run = self._run(source, log, PRIVATE, label)
+            run.runs_on = away == "run"
             self._private[key] = run
         self.hub.track(log, run.served)
-        self.hub.watch(log, PRIVATE, lambda count: self._private_viewers(run, count, away))
+        self.hub.watch(log, PRIVATE, lambda count: self._private_viewers(run, count))
         self.hub.later(self.settings.linger, lambda: self._close_if_away(run))
         run.start()
         return log
@@ -397,14 +407,13 @@ class Loops:
             run.stop()
             self._forget_private(run)
 
-    def _private_viewers(self, run: Run, count: int, away: str) -> None:
-        if away == "pause":
-            run.pause(not count)
+    def _private_viewers(self, run: Run, count: int) -> None:
+        run.viewer(away=not count)
         if not count:
             self.hub.later(self.settings.linger, lambda: self._close_if_away(run))
 
     def _close_if_away(self, run: Run) -> None:
-        # Timers of earlier absences also end here. A viewer who left less than a linger ago has one of its own.
+        # Timers of earlier absences end here too; a viewer who left less than a linger ago has one of its own.
         if self.hub.viewers(PRIVATE, run.log):
             return
         if self.hub.clock() - self.hub.left_at(run.log, PRIVATE) < self.settings.linger * 0.999:
@@ -506,7 +515,7 @@ class Loops:
             if self._event_loop is None:
                 self._event_loop = asyncio.new_event_loop()
                 threading.Thread(
-                    target=self._event_loop.run_forever, name="afterload-async", daemon=True
+                    target=_run_event_loop, args=(self._event_loop,), name="afterload-async", daemon=True
                 ).start()
             return self._event_loop
 
@@ -521,3 +530,8 @@ class Loops:
             time.sleep(0.01)
         if self._event_loop is not None:
             self._event_loop.call_soon_threadsafe(self._event_loop.stop)
+
+
+def _run_event_loop(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
