@@ -63,6 +63,8 @@ _URL_ATTRIBUTES = frozenset(
     # of SVG's <set> and <animate>, which can give an element its href
     "to from by values".split()
 )
+_LIST = re.compile(r"[\s,]+")
+_SEPARATORS = {"srcset": _LIST, "imagesrcset": _LIST, "ping": _LIST, "values": re.compile(";")}
 _ENUMERATED = frozenset({"contenteditable", "draggable", "spellcheck"})
 # What setAttribute takes in every browser.
 _ATTRIBUTE = re.compile(r"[A-Za-z_:][-A-Za-z0-9_:.]*", re.ASCII)
@@ -430,9 +432,8 @@ def _check_attribute(patch: Patch) -> None:
     if low.startswith("on") or low == "srcdoc":
         raise _error(patch, f"{name!r} would run script, and is refused")
     if low in _URL_ATTRIBUTES and patch.content is not None:
-        separated = low.endswith("srcset") or low in ("ping", "values")
-        urls = re.split(r"[\s;,]+", patch.content) if separated else [patch.content]
-        for url in urls:
+        separator = _SEPARATORS.get(low)
+        for url in separator.split(patch.content) if separator else (patch.content,):
             _check_url(patch, url, f" in {name!r}")
 
 
