@@ -1,0 +1,6 @@
+import { actions } from "./page.js";
+import { control, start } from "./stream.js";
+
+window.afterload = control;
+control.actions = actions;
+start(document.currentScript?.dataset.position);
