@@ -33,7 +33,7 @@ const get = (headers, options) =>
 const drop = () => {
   clearTimeout(timer);
   const was = connection;
-  connection = 0;
+  connection = null;
   was?.abort();
 };
 
