@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import doctest
 import json
+import re
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 import afterload as al
 from afterload.errors import WireError
 from afterload.log import End, Message, Patches, Refresh, Reset, Snapshot, Step
-from afterload.patch import Patch
+from afterload.patch import EFFECTS, STATE, Patch
+from afterload.position import Position
 from afterload.wire import sse
 from afterload.wire.sse import Decoder, Event, dumps, encode
 
@@ -445,3 +449,59 @@ def test_a_step_says_what_its_items_say() -> None:
     assert event.data == "x\ny"
     (event,) = decode(sse.step(Step((Reset("a"),), 7), "e"))
     assert json.loads(event.data) == {"channel": "a"}
+
+
+# docs/wire.md
+
+WIRE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text("utf-8")
+
+
+def test_the_blocks_in_the_documentation_are_what_is_sent() -> None:
+    blocks = re.findall(r"```event-stream\n(.*?)```", WIRE, re.DOTALL)
+    found = [one(block.encode()) for block in blocks]
+    assert [e.event for e in found] == [
+        "hello", "message", "patch", "snapshot", "reset", "refresh", "ping", "end", "bye"
+    ]  # fmt: skip
+    order = al.append("#log", Markup("<li>new</li>"), keep=500)
+    now = al.text("#now", "12:01")
+    sent = [
+        sse.hello(
+            position="Zm9vYmFy.41",
+            resumed=True,
+            heartbeat=20.0,
+            channels=["orders", "clock"],
+            into="#data",
+            retry=2740,
+        ),
+        sse.message("12:00", "Zm9vYmFy.42"),
+        sse.patch(
+            [("orders", 12, [al.text("#count", 3), order], None), ("clock", 907, [now], 899)], "Zm9vYmFy.43"
+        ),
+        sse.snapshot([("clock", 907, [now], None)], "Zm9vYmFy.43"),
+        sse.reset("~"),
+        sse.refresh(),
+        sse.ping("Zm9vYmFy.47"),
+        sse.end("clock", "done", "", "Zm9vYmFy.48"),
+        sse.bye(1840),
+    ]
+    assert blocks == [block.decode() for block in sent]
+
+
+def test_the_patches_in_the_documentation_are_patches_one_for_each_action() -> None:
+    found = [json.loads(text) for text in re.findall(r"^\| `(\[.*\])` \|", WIRE, re.MULTILINE)]
+    assert [Patch(*patch).wire() for patch in found] == found
+    assert {patch[0] for patch in found} == (STATE | EFFECTS) - {"message"}
+
+
+def test_the_positions_in_the_documentation_are_positions() -> None:
+    found = re.findall(r'(?:data-position="|^id: )([^"\n]+)', WIRE, re.MULTILINE)
+    assert len(found) == 7
+    assert all(Position.parse(text) for text in found)
+
+
+def test_the_links_within_the_documentation_lead_somewhere() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", WIRE, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]*)\)", WIRE)) <= headings
