@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, overload
 
-from .errors import LoopError
+from .errors import LoopError, PatchError
 from .hub.hub import Hub
 from .hub.thread import HubThread
 from .hub.viewer import Follow
@@ -121,9 +122,7 @@ class Live:
             >>> live = Live()
             >>> position = live.publish("orders", {"#count": 12})
         """
-        from .errors import PatchError
-
-        if not isinstance(channel, str) or not channel or channel == PRIVATE or len(channel) > 200:
+        if type(channel) is not str or not 0 < len(channel) <= 200 or channel == PRIVATE:
             raise PatchError(
                 f"a channel's name is a string of 1 to 200 characters and not {PRIVATE!r}: {channel!r}"
             )
@@ -134,7 +133,7 @@ class Live:
         return str(Position(hub.log.epoch, hub.publish(channel, entry)))
 
     @overload
-    def loop(self, function: Callable[[], Source], /) -> SharedLoop: ...
+    def loop(self, function: Callable[[], Source]) -> SharedLoop: ...
     @overload
     def loop(
         self, *, name: str | None = None, linger: float | None = None
@@ -143,7 +142,6 @@ class Live:
     def loop(
         self,
         function: Callable[[], Source] | None = None,
-        /,
         *,
         name: str | None = None,
         linger: float | None = None,
@@ -216,7 +214,7 @@ class Live:
         """
         if away not in ("pause", "run"):
             raise LoopError(f'away is "pause" or "run", not {away!r}')
-        if into is not None and not (isinstance(into, str) and into.startswith("#") and len(into) > 1):
+        if into is not None and not re.fullmatch(r"#\S+", into):
             raise LoopError(f'into is a target such as "#data", not {into!r}')
         if not sources:
             raise LoopError(

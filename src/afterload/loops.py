@@ -28,7 +28,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
@@ -44,7 +44,7 @@ PRIVATE = "~"
 FAILED = "Something went wrong on the server. The page shows the last state."
 _REMEMBERED = 10_000  # ends of private loops, so that a browser's EventSource is told to stop
 
-Source: TypeAlias = Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
+Source: TypeAlias = Iterator[Any] | AsyncIterator[Any]
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("afterload_run", default=None)
 
 

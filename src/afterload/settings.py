@@ -71,7 +71,7 @@ class Settings:
                 object.__setattr__(self, field.name, value)
             if type(value) is not want:
                 raise SettingError(f"setting {field.name!r} is a {want.__name__}, not {value!r}")
-            if want in (int, float) and value < 0:
+            if isinstance(value, int | float) and value < 0:
                 raise SettingError(f"setting {field.name!r} cannot be negative: {value!r}")
         for name in ("heartbeat", "flush_rate", "history", "ahead_entries", "ahead_bytes", "state_cells"):
             if not getattr(self, name):

@@ -290,31 +290,31 @@ class Fanout:
         viewer.sent += done
         viewer.group.waiting.discard(viewer)
         viewer.group.behind.add(viewer)
-        self._push(viewer)
-        if viewer.rest is not None and self._held(viewer):
+        if self._push(viewer):
             self.poller.want(viewer.sock, READ | WRITE)
 
-    def _push(self, viewer: Viewer) -> None:
-        """Sends of the rest what the socket takes."""
+    def _push(self, viewer: Viewer) -> bool:
+        """Sends of the rest what the socket takes. True if some of it has to wait."""
         assert viewer.rest is not None
         try:
             sent = viewer.sock.send(viewer.rest)
         except BlockingIOError:
-            return
+            return True
         except OSError:
             self._drop(viewer, "reset")
-            return
+            return False
         self.counters["sends"] += 1
         self.counters["bytes"] += sent
         viewer.sent += sent
         viewer.stalled = self.clock()
         if sent < len(viewer.rest):
             viewer.rest = viewer.rest[sent:]
-            return
+            return True
         viewer.rest = None
         viewer.group.behind.discard(viewer)
         viewer.group.waiting.add(viewer)
         self._catch_up(viewer)
+        return False
 
     def _catch_up(self, viewer: Viewer) -> None:
         """Makes a viewer in `waiting`, which has taken all it was given, current; after what it has missed."""
@@ -353,11 +353,10 @@ class Fanout:
         try:
             if mask & READ and self._held(viewer):
                 self._read(viewer)
-            if mask & WRITE and self._held(viewer):
-                if viewer.rest is not None:
-                    self._push(viewer)
-                if self._held(viewer):
-                    self.poller.want(viewer.sock, READ if viewer.rest is None else READ | WRITE)
+            if mask & WRITE and self._held(viewer) and not self._push(viewer):
+                # unless it is gone, or was given more to write when it caught up
+                if self._held(viewer) and viewer.rest is None:
+                    self.poller.want(viewer.sock, READ)
         except Exception:
             self._drop(viewer, "error")
             raise

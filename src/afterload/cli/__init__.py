@@ -1,0 +1,28 @@
+"""The command line: one module a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from . import demo
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``afterload COMMAND ...``; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="afterload",
+        description="Write the Python loop once; every page that is already open follows it, in place.",
+    )
+    parser.add_argument("--version", action="version", version=f"afterload {version('afterload')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    demo.add_parser(commands)
+    chosen = parser.parse_args(arguments)
+    status: int = chosen.run(chosen)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""The demo: one small module a page, each a loop and the page that follows it.
+
+``afterload demo`` serves it; ``flask --app afterload.demo run`` does too.
+"""
+
+from . import bare, clock, log, orders, progress, spinner
+from .site import app, live
+
+__all__ = ["app", "bare", "clock", "live", "log", "orders", "progress", "spinner"]
