@@ -126,3 +126,12 @@ def test_the_version_is_the_one_of_the_project(clean_python):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     code = "from importlib.metadata import version; print(version('afterload'))"
     assert run(clean_python, "-I", "-c", code).strip() == project["version"]
+
+
+def test_the_command_is_installed_and_says_what_it_lacks(clean_python):
+    command = clean_python.with_name("afterload")
+    assert "demo" in run(command, "--help")
+    done = subprocess.run([command, "demo"], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert "pip install 'afterload[flask]'" in done.stderr
+    assert "Traceback" not in done.stderr
