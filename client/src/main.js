@@ -1,6 +1,8 @@
-import { actions } from "./page.js";
+import { actions } from "./actions.js";
 import { control, start } from "./stream.js";
 
-window.afterload = control;
-control.actions = actions;
-start(document.currentScript?.dataset.position);
+// A second script element on one page would apply everything twice.
+if (!window.afterload?.actions) {
+  window.afterload = Object.assign(control, { actions });
+  start(document.currentScript?.dataset.position);
+}

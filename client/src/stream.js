@@ -1,25 +1,40 @@
 // The stream: connects, reads blocks, and comes back after every interruption with the position it had.
+//
+//          connect ──hello──▶ live ──end of all, 204──▶ over (ended, failed)
+//           ▲   │              │
+//     timer │   │ cut, silence, gap, bye, refresh
+//           └───┴──────────────┘          4xx, no stream, another page ──▶ over (denied)
+//
+// At most one of `link` (a request is under way) and `timer` (one will be) is set; with neither the page has let go
+// (hidden, in the back/forward cache, over). `healing` says that the next request is for the page's HTML.
+//
+// Other wires (WebSocket, long poll) have their place in `connect`: what they must do is call `read` with each
+// block, and throw when they are cut.
+import { backoff } from "./backoff.js";
 import { decoder } from "./decoder.js";
-import { apply, fire, ready, restore, swap } from "./page.js";
+import { apply, fire, follow, scrolledUp } from "./page.js";
+import { ready, restore, swap } from "./served.js";
 
-const url = location.href;
+const url = location.href.split("#")[0];
 const root = document.documentElement;
-const now = () => performance.now();
+const now = () => performance.now(); // not the clock of the day, which is set
 
 let position;
 let status;
-let connection; // the AbortController of the present connection
+let link;
 let timer;
-let retry = 2000; // ms
-let delay; // ms that the server asked for
+let over;
+let healing;
+let retry = 500; // ms, until the server says
+let wait; // ms, said by the server
 let failures = 0;
+let heals = 0;
 let heartbeat = 20; // s
 let heard;
 let into;
-let open; // channels that are not over
-let seqs = {};
-let outcome;
-let stopped;
+let open; // names of the channels that are not over
+let seqs = { __proto__: null };
+const failed = new Map();
 
 const show = (next, detail) => {
   if (next === status) return;
@@ -27,181 +42,182 @@ const show = (next, detail) => {
   fire("status", { status, ...detail });
 };
 
-const get = (headers, options) =>
-  fetch(url, { headers, cache: "no-store", credentials: "same-origin", ...options });
+const get = (headers, options) => {
+  if (position) headers["Last-Event-ID"] = position;
+  return fetch(url, { cache: "no-store", headers, ...options });
+};
 
 const drop = () => {
   clearTimeout(timer);
-  const was = connection;
-  connection = null;
-  was?.abort();
+  link?.abort();
+  link = timer = null;
 };
 
 const stop = (next, detail) => {
-  stopped = 1;
+  over = 1;
   drop();
   show(next, detail);
 };
 
-const again = () => {
-  drop();
-  if (stopped) return;
-  show("reconnecting");
-  // full jitter: pages that lost one server together do not come back together
-  const most = delay || Math.min(3e4, retry * 2 ** failures++);
-  timer = setTimeout(connect, delay ? delay * (1 + Math.random()) : most * Math.random());
-  delay = 0;
+const finish = (detail) => {
+  const [worst = detail] = failed.values();
+  stop(failed.size ? "failed" : "ended", worst);
 };
 
-const refused = (response) => !response.ok && response.status < 500 && ![408, 425, 429].includes(response.status);
-
-export const connect = async () => {
+const later = (ms) => {
   drop();
-  if (stopped) return;
+  show("reconnecting");
+  timer = setTimeout(connect, ms);
+};
+
+const again = () => {
+  later(wait || backoff(retry, failures++));
+  wait = 0;
+};
+
+const connect = async () => {
+  drop();
+  if (over) return;
   show(status ? "reconnecting" : "connecting");
-  const mine = (connection = new AbortController());
+  const mine = (link = new AbortController());
   heard = now();
   try {
-    const headers = { Accept: "text/event-stream" };
-    if (position) headers["Last-Event-ID"] = position;
-    const response = await get(headers, { signal: mine.signal });
-    if (response.status === 204) return stop(outcome || "ended");
-    const stream = /^text\/event-stream/.test(response.headers.get("content-type"));
-    if (refused(response) || (response.ok && !stream)) return stop("denied");
-    if (!response.ok) throw 0;
-    await ready;
-    const feed = decoder((event, data, id) => {
-      if (mine !== connection) return;
-      block(event, data);
-      if (mine === connection && id) position = id;
-    });
+    const type = healing ? "text/html" : "text/event-stream";
+    const response = await get({ Accept: type }, { signal: mine.signal });
+    const code = response.status;
+    if (code === 204) return finish();
+    if (code > 499 || [408, 425, 429].includes(code)) throw code;
+    if (!response.headers.get("Content-Type")?.startsWith(type) || !response.ok || (response.redirected && response.url !== url))
+      return stop("denied");
+    if (healing) {
+      const html = await response.text();
+      await ready;
+      if (mine !== link) return;
+      const fresh = swap(html);
+      if (fresh === undefined) return stop("denied");
+      healing = 0;
+      position = fresh;
+      seqs = { __proto__: null };
+      return connect();
+    }
     const reader = response.body.getReader();
+    const feed = decoder((event, data, id, asked) => {
+      if (mine !== link) return;
+      if (asked) retry = asked;
+      const except = scrolledUp();
+      const whole = read(event, data);
+      follow(except);
+      // An id is the promise that everything up to it was applied.
+      if (whole !== 0 && id) position = id;
+    });
     for (;;) {
       const { done, value } = await reader.read();
-      if (mine !== connection) return;
+      await ready;
+      if (mine !== link) return;
       if (done) break;
       heard = now();
       feed(value);
     }
   } catch {
-    // a cut, an abort, a refused connection: all the same
+    // a cut, an abort, a refused connection, a block that was mangled: all the same
   }
-  if (mine === connection) again();
+  if (mine === link) again();
 };
 
-const lines = (data) => data.split("\n").map((line) => JSON.parse(line));
+// A page that cannot be brought to the present is loaded again, but not over and over.
+const reload = () => {
+  if (Date.now() - (sessionStorage.afterload || 0) < 6e4) throw 0;
+  sessionStorage.afterload = Date.now();
+  location.reload();
+};
 
-const block = (event, data) => {
+// Processes a block. 0: it was not applied.
+const read = (event, data) => {
   if (event === "message") {
+    heals = 0;
     if (into) apply("", [["text", into, data]]);
     fire("message", { data });
-    return;
-  }
-  if (event === "patch" || event === "snapshot") {
-    const found = lines(data);
-    const whole = event === "snapshot";
-    if (!whole && found.some(([channel, seq, , since = seq - 1]) => since > (seqs[channel] ?? since))) {
-      // something between was not received: from the position again
-      again();
-      return;
+  } else if (event === "patch" || event === "snapshot") {
+    heals = 0;
+    const lines = data.split("\n").map((line) => JSON.parse(line));
+    const all = event === "snapshot";
+    if (!all && lines.some(([channel, seq, , since = seq - 1]) => since > (seqs[channel] ?? since))) {
+      again(); // something between is missing: once more from the position
+      return 0;
     }
-    for (const [channel, seq, patches, since] of found) {
-      if (whole) restore(channel);
+    for (const [channel, seq, patches, since] of lines) {
+      if (all) restore(channel);
       seqs[channel] = seq;
-      apply(channel, patches, whole || since === 0);
+      failed.delete(channel);
+      apply(channel, patches, all || since === 0);
     }
-    return;
-  }
-  const detail = JSON.parse(data);
-  if (event === "hello") {
-    failures = 0;
-    heartbeat = detail.heartbeat;
-    into = detail.into;
-    open = new Set(detail.channels);
-    show("live");
-  } else if (event === "reset") {
-    restore(detail.channel);
-    restore("");
-    delete seqs[detail.channel];
-  } else if (event === "refresh") {
-    drop();
-    show("reconnecting");
-    timer = setTimeout(refresh, Math.random() * 500);
-  } else if (event === "end") {
-    fire("end", detail);
-    open.delete(detail.channel);
-    if (detail.status === "failed") outcome = "failed";
-    if (!open.size) stop(outcome || "ended", detail);
-  } else if (event === "bye") {
-    delay = detail.retry;
-  }
-};
-
-// The page's own HTML is the snapshot.
-const refresh = async () => {
-  try {
-    const response = await get({ Accept: "text/html" });
-    if (refused(response)) return stop("denied");
-    if (!response.ok) throw 0;
-    const html = await response.text();
-    const fresh = swap(html);
-    if (fresh === undefined) return stop("denied");
-    position = fresh;
-    seqs = {};
-    connect();
-  } catch {
-    drop();
-    timer = setTimeout(refresh, Math.min(3e4, retry * 2 ** failures++) * Math.random());
+  } else {
+    const detail = JSON.parse(data);
+    const { channel } = detail;
+    if (event === "hello") {
+      if (detail.v !== 1) reload();
+      failures = 0;
+      heartbeat = detail.heartbeat;
+      into = detail.into;
+      open = new Set(detail.channels);
+      show("live");
+    } else if (event === "reset") {
+      restore(channel);
+      restore("");
+      delete seqs[channel];
+      failed.delete(channel);
+    } else if (event === "refresh") {
+      healing = 1;
+      // all open pages are told at the same time; one that is told again and again waits longer
+      later(backoff(500, heals++));
+    } else if (event === "end") {
+      fire("end", detail);
+      open.delete(channel);
+      if (detail.status === "failed") failed.set(channel, detail);
+      if (!open.size) finish(detail);
+    } else if (event === "bye") wait = detail.retry * (1 + Math.random());
   }
 };
 
-// Says that this page will not come back, so that a loop of its own ends at once.
+// Says that this page will not come back, so that a loop of its own ends at once and not after a while.
 const leave = () => {
-  if (open?.has("~") && position)
-    get({ Accept: "text/event-stream", "Last-Event-ID": position, "Al-Close": "1" }, { keepalive: true }).catch(() => {});
+  if (open?.has("~")) get({ Accept: "text/event-stream", "Al-Close": "1" }, { keepalive: true }).catch(() => {});
 };
 
+// Timers stand still in a laptop that sleeps, so silence is also looked for when the page is looked at again.
 const check = () => {
-  if (connection && now() - heard > heartbeat * 2500) connect();
+  if (link && now() - heard > heartbeat * 2500) connect();
 };
 
-// Six connections a host are all that a browser has on HTTP/1.1, so a hidden tab lets its go. Not that of a loop of
-// its own, which would be ended.
-let letGo;
-const hide = () => {
-  const [page] = performance.getEntriesByType("navigation");
-  if (connection && page?.nextHopProtocol === "http/1.1" && !open?.has("~")) {
-    drop();
-    letGo = 1;
-    show("reconnecting");
-  }
-};
+const resume = () => (link || timer ? check() : connect());
+
+// On HTTP/1.1 a browser has six connections for all tabs of a host, so a hidden tab lets its go. Not that of a loop
+// of its own: it would be ended, and begin anew when the tab is looked at.
 let hiding;
-const visible = () => {
+const seen = () => {
   clearTimeout(hiding);
-  if (document.hidden) hiding = setTimeout(hide, 1e4);
-  else if (letGo) {
-    letGo = 0;
-    connect();
-  } else check();
+  if (document.hidden)
+    hiding = setTimeout(() => {
+      if (over || open?.has("~") || performance.getEntriesByType("navigation")[0]?.nextHopProtocol !== "http/1.1") return;
+      drop();
+      show("reconnecting");
+    }, 1e4);
+  else resume();
 };
 
 export const start = (first) => {
   position = first;
-  setInterval(check, 5000);
-  document.addEventListener("visibilitychange", visible);
-  addEventListener("online", () => {
-    check();
-    if (!connection && !stopped && status === "reconnecting" && !letGo) connect();
-  });
+  setInterval(check, 5e3);
+  document.addEventListener("visibilitychange", seen);
+  addEventListener("online", () => (link || timer) && connect());
   addEventListener("pagehide", ({ persisted }) => {
     if (!persisted) leave();
     drop();
   });
-  addEventListener("pageshow", ({ persisted }) => {
-    if (persisted) connect();
-  });
+  addEventListener("pageshow", resume);
+  ready.then(() => follow([]));
   connect();
+  seen();
 };
 
 export const control = {
@@ -212,13 +228,14 @@ export const control = {
     return position;
   },
   close() {
-    if (stopped) return;
+    if (over) return;
     leave();
     stop("ended");
   },
   open() {
-    if (!stopped) return;
-    stopped = 0;
+    if (!over) return;
+    over = 0;
+    failed.clear();
     connect();
   },
 };

@@ -17,7 +17,10 @@ app = Flask(__name__)
 live = Live(app, heartbeat=float(os.environ.get("HEARTBEAT", "20")), retry=500, linger=3)
 # what a database would be: it outlives the server
 STORE = Path(os.environ.get("STORE", os.devnull))
-CSP = "default-src 'none'; script-src 'self'; connect-src 'self'; require-trusted-types-for 'script'; trusted-types afterload"
+CSP = (
+    "default-src 'none'; script-src 'self'; connect-src 'self';"
+    "require-trusted-types-for 'script'; trusted-types afterload"
+)
 allowed = {"login": True}
 
 

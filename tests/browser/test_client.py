@@ -1,11 +1,10 @@
-"""The client in a real browser, against a real server that a test kills, restarts and tells what to publish."""
+"""The client in a real browser, against a real server that a test kills, restarts and publishes on."""
 
 from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,10 +22,10 @@ def shared_server(module_servers: Servers, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def server(shared_server: Server) -> Iterator[Server]:
+def server(shared_server: Server) -> Server:
     """The server all tests share; what one published, the next one does not see."""
     shared_server.restart(kill=True)
-    yield shared_server
+    return shared_server
 
 
 def post(server: Server, path: str, body: Any = None) -> str:
@@ -139,8 +138,8 @@ def test_a_failing_action_does_not_hold_up_the_rest(server: Server, live: Page) 
     live.run(
         "window.errors = []; console.error = () => {};"
         "document.addEventListener('live:error', e => errors.push(e.detail.action));"
-        "afterload.actions.text = ((text) => (e, c, o) => { if (c === 'bad') throw Error('x'); text(e, c, o) })"
-        "(afterload.actions.text)"
+        "const text = afterload.actions.text;"
+        "afterload.actions.text = (e, c, o) => { if (c === 'bad') throw Error('x'); text(e, c, o) }"
     )
     publish(server, ["text", "#head", "bad"], ["text", "#count", "good"])
     live.wait_for_text("#count", "good")
