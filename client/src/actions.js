@@ -1,6 +1,6 @@
 // The actions: name -> (element, content, options). An application may add its own to `afterload.actions`.
 import { fragment } from "./html.js";
-import { alike, idOf, morph, morphChildren } from "./morph.js";
+import { alike, idOf, morph, morphChildren, setAttribute } from "./morph.js";
 import { badAttribute, badUrl } from "./safe.js";
 
 const counted = (node) => node.nodeType === 1 || !!(node.nodeType === 3 && node.data.trim());
@@ -35,11 +35,8 @@ export const actions = {
   value(element, content) {
     if (element.value !== content) element.value = content;
   },
-  attr(element, content, { name }) {
-    if (content === null) element.removeAttribute(name);
-    else if (badAttribute(name, content)) refuse(name);
-    else element.setAttribute(name, content);
-  },
+  attr: (element, content, { name }) =>
+    content !== null && badAttribute(name, content) ? refuse(name) : setAttribute(element, name, content),
   class: (element, content, { name }) => element.classList.toggle(name, content),
   title(_, content) {
     document.title = content;

@@ -11,7 +11,7 @@ export const apply = (channel, patches, quiet) => {
   for (const [action, target, content, options = {}] of patches) {
     const detail = { channel, action, target, content, options };
     try {
-      for (const element of options.select ? document.querySelectorAll(target) : [target && document.getElementById(target.slice(1))]) {
+      for (const element of options.select ? document.querySelectorAll(target) : [target ? document.getElementById(target.slice(1)) : null]) {
         if (target && !element) {
           if (quiet) continue;
           fire("missing", detail);

@@ -19,8 +19,20 @@ const url = location.href.split("#")[0];
 const root = document.documentElement;
 const now = () => performance.now(); // not the clock of the day, which is set
 
-let position;
-let status;
+export const control = {
+  close() {
+    if (over) return;
+    leave();
+    stop("ended");
+  },
+  open() {
+    if (!over) return;
+    over = 0;
+    failed.clear();
+    connect();
+  },
+};
+
 let link;
 let timer;
 let over;
@@ -33,17 +45,17 @@ let heartbeat = 20; // s
 let heard;
 let into;
 let open; // names of the channels that are not over
-let seqs = { __proto__: null };
+let seqs = new Map(); // channel -> the number of its last entry
 const failed = new Map();
 
 const show = (next, detail) => {
-  if (next === status) return;
-  status = root.dataset.live = next;
-  fire("status", { status, ...detail });
+  if (next === control.status) return;
+  control.status = root.dataset.live = next;
+  fire("status", { ...detail, status: next });
 };
 
 const get = (headers, options) => {
-  if (position) headers["Last-Event-ID"] = position;
+  if (control.position) headers["Last-Event-ID"] = control.position;
   return fetch(url, { cache: "no-store", headers, ...options });
 };
 
@@ -78,7 +90,7 @@ const again = () => {
 const connect = async () => {
   drop();
   if (over) return;
-  show(status ? "reconnecting" : "connecting");
+  show(control.status ? "reconnecting" : "connecting");
   const mine = (link = new AbortController());
   heard = now();
   try {
@@ -96,8 +108,8 @@ const connect = async () => {
       const fresh = swap(html);
       if (fresh === undefined) return stop("denied");
       healing = 0;
-      position = fresh;
-      seqs = { __proto__: null };
+      control.position = fresh;
+      seqs = new Map();
       return connect();
     }
     const reader = response.body.getReader();
@@ -108,7 +120,7 @@ const connect = async () => {
       const whole = read(event, data);
       follow(except);
       // An id is the promise that everything up to it was applied.
-      if (whole !== 0 && id) position = id;
+      if (whole !== 0 && id) control.position = id;
     });
     for (;;) {
       const { done, value } = await reader.read();
@@ -141,13 +153,13 @@ const read = (event, data) => {
     heals = 0;
     const lines = data.split("\n").map((line) => JSON.parse(line));
     const all = event === "snapshot";
-    if (!all && lines.some(([channel, seq, , since = seq - 1]) => since > (seqs[channel] ?? since))) {
+    if (!all && lines.some(([channel, seq, , since = seq - 1]) => since > (seqs.get(channel) ?? since))) {
       again(); // something between is missing: once more from the position
       return 0;
     }
     for (const [channel, seq, patches, since] of lines) {
       if (all) restore(channel);
-      seqs[channel] = seq;
+      seqs.set(channel, seq);
       failed.delete(channel);
       apply(channel, patches, all || since === 0);
     }
@@ -164,7 +176,7 @@ const read = (event, data) => {
     } else if (event === "reset") {
       restore(channel);
       restore("");
-      delete seqs[channel];
+      seqs.delete(channel);
       failed.delete(channel);
     } else if (event === "refresh") {
       healing = 1;
@@ -206,7 +218,7 @@ const seen = () => {
 };
 
 export const start = (first) => {
-  position = first;
+  control.position = first;
   setInterval(check, 5e3);
   document.addEventListener("visibilitychange", seen);
   addEventListener("online", () => (link || timer) && connect());
@@ -218,24 +230,4 @@ export const start = (first) => {
   ready.then(() => follow([]));
   connect();
   seen();
-};
-
-export const control = {
-  get status() {
-    return status;
-  },
-  get position() {
-    return position;
-  },
-  close() {
-    if (over) return;
-    leave();
-    stop("ended");
-  },
-  open() {
-    if (!over) return;
-    over = 0;
-    failed.clear();
-    connect();
-  },
 };

@@ -690,6 +690,24 @@ def test_what_another_channel_changed_is_left_alone(wire: Wire, live: Page) -> N
     assert live.eval("[head.className, r2.hasAttribute('title')]") == ["plain", False]
 
 
+def test_attributes_of_the_body_and_of_what_has_no_id_around_it(wire: Wire, live: Page) -> None:
+    stream = wire.stream()
+    stream.send(
+        patch(
+            ["class", "body", True, {"name": "dark", "select": "all"}],
+            ["attr", "body", "x", {"name": "title", "select": "all"}],
+        ),
+        patch(["class", "body", True, {"name": "wide", "select": "all"}], channel="b"),
+        patch(["text", ".many", "x", {"select": "all"}], seq=2),
+        patch(["class", ".many", True, {"name": "y", "select": "all"}], seq=3),
+    )
+    live.wait_for("document.querySelector('.many.y')")
+    stream.send(reset())
+    live.wait_for("!document.querySelector('.many.y')")
+    assert live.eval("[document.body.className, document.body.title]") == ["wide", ""]
+    assert live.eval("[...document.querySelectorAll('.many')].map(e => e.textContent)") == ["1", "2"]
+
+
 def test_what_was_brought_goes_with_what_it_was_brought_into(wire: Wire, live: Page) -> None:
     stream = wire.stream()
     stream.send(
@@ -735,7 +753,7 @@ def test_the_memory_of_what_was_touched_is_bounded_by_the_page(wire: Wire, live:
     """Stands for a log whose rows are patched after they were appended, for weeks."""
     live.run(
         "window.size = 0; const set = Map.prototype.set; Map.prototype.set = function (k, v) {"
-        " set.call(this, k, v); if (String(k).includes('  ')) size = this.size; return this }"
+        " set.call(this, k, v); if (k === 'rows') size = this.size; return this }"
     )
     for n in range(50):
         wire.stream().send(
