@@ -71,6 +71,7 @@ DECODED: list[tuple[str, bytes, list[Event]]] = [
     ("CRLF", b"event: x\r\ndata: a\r\ndata: b\r\n\r\n", [Event("x", "a\nb")]),
     ("CR", b"event: x\rdata: a\rdata: b\r\r", [Event("x", "a\nb")]),
     ("all three line ends", b"data: a\r\ndata: b\rdata: c\n\r\n", [m("a\nb\nc")]),
+    ("CRLF and LF are two line ends", b"data: a\r\n\ndata: b\r\n\r\n", [m("a"), m("b")]),
     ("LF and CR are two line ends", b"data: a\n\rdata: b\n\r", [m("a"), m("b")]),
     ("a BOM in front", b"\xef\xbb\xbfdata: a\n\n", [m("a")]),
     ("only one BOM", b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\ndata: b\n\n", [m("b")]),
@@ -144,6 +145,7 @@ def test_any_bytes_give_the_same_events_however_they_are_split(stream: bytes, da
     events = whole.feed(stream)
     assert [event for chunk in chunks for event in parts.feed(chunk)] == events
     assert (parts.id, parts.retry) == (whole.id, whole.retry)
+    assert decode(*(stream[i : i + 1] for i in range(len(stream)))) == events
     assert events == by_the_book(stream)
 
 
@@ -272,6 +274,7 @@ def test_json_comes_back_from_one_line_that_ends_no_script(value: Any) -> None:
 
 def test_json_is_compact_and_not_longer_than_its_text() -> None:
     assert dumps({"ü": [1, "日本"]}) == '{"ü":[1,"日本"]}'
+    assert dumps("<\u2028\u2029") == '"\\u003c\\u2028\\u2029"'
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, b"x", {(1,): 2}])
@@ -384,7 +387,7 @@ def test_any_patches_of_any_channels_arrive(given_lines: list[sse.Line]) -> None
         assert lines(one(block)) == json.loads(json.dumps(expected))
 
 
-@given(st.text(st.characters()))
+@given(st.text(st.characters() | st.characters(categories=["Cs"])))
 def test_a_channel_or_message_of_any_text_stops_no_stream(text: str) -> None:
     """Stands for a failure's message that holds undecodable bytes: others' blocks come after it."""
     for block in (
