@@ -30,6 +30,7 @@ markups = st.sampled_from(
 ).map(Markup)
 rows = st.integers(1, 5).map(lambda n: Markup(f"<li id=r{n}>row {n}</li>"))
 keeps = st.sampled_from([None, None, 2, 3])
+row_targets = st.integers(1, 5).map(lambda n: f"#r{n}")
 
 patch_strategy = st.one_of(
     st.builds(p.text, targets, texts),
@@ -64,6 +65,30 @@ sequences = st.one_of(
             st.builds(p.html, st.just("#b"), markups),
         ),
         max_size=14,
+    ),
+    # a list that is taken from and added to while it is trimmed
+    st.lists(
+        st.one_of(
+            st.builds(p.append, st.just("#l"), rows, keep=st.just(3)),
+            st.builds(p.append, st.just("#l"), rows, keep=st.just(3)),
+            st.builds(p.remove, row_targets),
+            st.builds(p.after, row_targets, st.sampled_from(["<b>m</b>", "<i>n</i>"]).map(Markup)),
+            st.builds(p.replace, row_targets, st.just(Markup("<b>m</b>"))),
+            st.builds(p.text, row_targets, texts),
+            st.builds(p.append, row_targets, st.just("more")),
+        ),
+        max_size=14,
+    ),
+    # selectors that match by what others have set
+    st.lists(
+        st.one_of(
+            st.builds(p.class_, targets, st.sampled_from(["x", "hot"]), st.booleans()),
+            st.builds(p.text, st.sampled_from([".x", ".hot"]), texts, select=st.just("all")),
+            st.builds(p.append, st.sampled_from([".x", ".hot"]), texts, select=st.just("all")),
+            st.builds(p.html, st.just("#b"), markups),
+            st.builds(p.attr, st.just("#b"), st.just("class"), st.sampled_from([None, "x", "hot"])),
+        ),
+        max_size=10,
     ),
 )
 
@@ -108,6 +133,20 @@ def test_what_is_newer_than_a_position_brings_a_page_at_that_position_to_the_sta
             page.apply(patch)
     expected = whole(patches)
     assert applied(page, state.since(at)) == expected
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(sequences, st.integers(0, 14))
+def test_a_page_that_shows_everything_already_is_not_set_back(patches: list[Patch], at: int) -> None:
+    """Its view has rendered what was published up to `at`; what is sent once more must change nothing."""
+    state = State()
+    page = Document(PAGE)
+    for offset, patch in enumerate(patches, 1):
+        state.apply(patch, offset)
+        if offset <= at:
+            page.apply(patch)
+    expected = whole(patches)
+    assert applied(page, state.fresh(at)) == expected
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])

@@ -114,7 +114,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one publish added. `size` is in bytes, roughly."""
+    """What one publish added; `seq` counts those with patches. `size` is in bytes, roughly."""
 
     offset: int
     seq: int
@@ -204,7 +204,8 @@ class Log:
         if channel.ended:
             channel.status, channel.message, channel.ended = OPEN, "", 0
         self.head += 1
-        channel.seq += 1
+        # A plain string has no line of its own on the wire, so it has no number that could be missed.
+        channel.seq += any(patch.action != "message" for patch in patches)
         size = 0
         for patch in patches:
             size += len(patch.target) + 64 + (len(patch.content) if isinstance(patch.content, str) else 8)
@@ -228,8 +229,8 @@ class Log:
         new = name not in self.channels
         channel = self._channel(name)
         channel.run = True
-        if new:
-            return
+        if new and not self.forgotten:
+            return  # no page can show an earlier run
         self.head += 1
         channel.status, channel.message, channel.ended = OPEN, "", 0
         channel.entries.clear()
@@ -273,7 +274,7 @@ class Log:
         if at is not None and at > self.head:
             at, foreign = None, True
         plans = [self._plan(name, at, rendered, foreign) for name in names]
-        return self._answer(names, plans, at or 0, connecting=True)
+        return self._answer(names, plans, self.head if at is None else at, connecting=True)
 
     def news(self, names: Sequence[str], at: int) -> Answer:
         """What a connected viewer that has everything up to `at` gets next."""
@@ -289,13 +290,13 @@ class Log:
                 continue
             if channel.ended > at or at < channel.dropped:
                 return None
-            count = 0
+            first = None
             for entry in reversed(channel.entries):
                 if entry.offset <= at:
                     break
-                count += 1
-            if count:
-                key.append((name, channel.seq - count, channel.seq))
+                first = entry.offset
+            if first is not None:
+                key.append((name, first, channel.entries[-1].offset))
         return tuple(key)
 
     def _plan(self, name: str, at: int | None, rendered: bool, foreign: bool) -> tuple[str, Channel | None]:
@@ -352,7 +353,8 @@ class Log:
             if channel is None:
                 continue
             if kind in ("snapshot", "reset"):
-                if kind == "reset":
+                # A page that was cut off before its first promise may show an earlier run, and does not say so.
+                if kind == "reset" or channel.floor > at:
                     snapshots.append(Reset(channel.name))
                 if whole := channel.state.whole():
                     snapshots.append(Snapshot(channel.name, channel.seq, whole))
@@ -366,7 +368,8 @@ class Log:
                 found = channel.state.fresh(at)
             else:
                 found = channel.state.since(at)
-            if found:
+            # Also where nothing is left of what was missed: the page has to know the number.
+            if found or (channel.entries and channel.entries[-1].offset > at):
                 patches.append(Patches(channel.name, channel.seq, found, 0))
         # The string comes after the reset, as that puts its target back too. A snapshot and a string do no harm
         # when they come again, so only the last step makes a promise.

@@ -185,13 +185,16 @@ class ThreadRun(Run):
         self._condition = threading.Condition()
 
     def start(self) -> None:
+        """See `Run.start`; in a thread of its own."""
         threading.Thread(target=self._drive, name=f"afterload-loop {self.label}", daemon=True).start()
 
     def wake(self) -> None:
+        """See `Run.wake`."""
         with self._condition:
             self._condition.notify_all()
 
     def sleep(self, seconds: float) -> None:
+        """See the function `sleep`."""
         with self._condition:
             self._condition.wait_for(lambda: self.stopped, seconds)
         if self.stopped:
@@ -234,12 +237,16 @@ class TaskRun(Run):
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """See `Run.start`; as a task."""
+
         def begin() -> None:
             self._task = self._loop.create_task(self._drive(), name=f"afterload-loop {self.label}")
 
         self._loop.call_soon_threadsafe(begin)
 
     def wake(self) -> None:
+        """See `Run.wake`; a run that was stopped is cancelled."""
+
         def change() -> None:
             self._changed.set()
             if self.stopped and self._task is not None and not self.finished:
@@ -251,6 +258,7 @@ class TaskRun(Run):
             pass  # the event loop is closed: the process ends
 
     def sleep(self, seconds: float) -> None:
+        """Refuses: it would hold up all tasks."""
         raise LoopError("live.sleep() would block every async loop; use: await asyncio.sleep(...)")
 
     async def _drive(self) -> None:
@@ -315,6 +323,7 @@ class SharedLoop:
         self.__doc__ = function.__doc__
 
     def __call__(self) -> Source:
+        """A generator of the viewer's own."""
         return self.function()
 
     def __repr__(self) -> str:

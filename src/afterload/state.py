@@ -7,11 +7,17 @@ channel's own, less those whose effect a later one takes away. That gives two an
 - the part written after a position, applied to a page at that position, is what the page missed, in its
   shortest form. It needs no history, only that the state is unbroken since then.
 
-A patch is dropped only when a later one makes it void *whatever the page looks like*: the same property of
-the same target set again; content appended to a target whose content is then set; the oldest pieces of a
-container trimmed by ``keep``; an appended element that is appended again under its id. Everything is kept in
-the order of its last write, since a patch can need the element that an earlier one brought. ``replace remove
-before after`` and selector targets are never dropped, and so are few.
+A patch is dropped only when a later one makes it void *whatever the page looks like*, as long as an id stands for
+one element: the same property of the same target set again; content appended to a target whose content is then
+set; the oldest pieces of a container trimmed by ``keep``; an appended element that is appended again under its id.
+Everything is kept in the order of its last write, since a patch can need the element that an earlier one brought.
+
+Some patches are never dropped, and so may be few (`KEPT_MAX`), and limit what others may do:
+
+- ``replace remove before after`` look for an element that a piece has brought, and change how many there are: what
+  was appended before one of them is dropped only when all of it is.
+- selector targets, and a change of an id, look at the page as it was just then: nothing before one is dropped for
+  what comes behind it.
 
 The property that tests hold against a document model: any sequence applied whole, or compacted at any point,
 leaves the same document.
@@ -19,20 +25,31 @@ leaves the same document.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable
+from html import unescape
 from html.parser import HTMLParser
 
 from .patch import EFFECTS, Patch
 
 KEPT_MAX = 200
+_PIECES = frozenset({"append", "prepend", "append_text"})
 _VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+_ID = re.compile(r"""id\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'=<>`]+))""", re.IGNORECASE)
 _OVERHEAD = 64  # bytes a patch costs beside its target and content
 
 
 class _Op:
-    """One patch of the state. `parts` are the texts of merged append_text patches with their offsets."""
+    """One patch of the state.
 
-    __slots__ = ("barrier", "offset", "parts", "patch", "root", "size")
+    Attributes:
+        parts: the texts of merged append_text patches with their offsets.
+        barrier: how often ids may have come into the page before it; for append_text.
+        root: id of the element that it appends.
+        base: key of the patch that set the content it adds to; None if that is the page's own.
+    """
+
+    __slots__ = ("barrier", "base", "offset", "parts", "patch", "root", "size")
 
     def __init__(self, patch: Patch, offset: int, size: int) -> None:
         self.patch = patch
@@ -41,6 +58,7 @@ class _Op:
         self.parts: list[tuple[int, str]] | None = None
         self.barrier = 0
         self.root: str | None = None
+        self.base: Hashable | None = None
 
     def whole(self) -> Patch:
         return self._joined(part for _, part in self.parts) if self.parts else self.patch
@@ -57,17 +75,32 @@ class _Content:
 
     `simple` says that all of it was appended (or all prepended) with one `keep`, one root node each: then
     the oldest pieces can be dropped. Otherwise pieces stay until the content is set again.
+
+    Attributes:
+        base: key of the patch that set the content, or None.
+        pieces: keys of what was added since `seal`.
+        sealed: keys of what was added before.
     """
 
-    __slots__ = ("based", "by_root", "keep", "kind", "pieces", "simple")
+    __slots__ = ("base", "by_root", "keep", "kind", "pieces", "seal", "sealed", "simple")
 
-    def __init__(self, *, based: bool) -> None:
-        self.based = based  # the content was set by a patch, so the cell needs nothing of the page
+    def __init__(self, base: Hashable | None, seal: int) -> None:
+        self.base = base
         self.pieces: dict[Hashable, None] = {}
+        self.sealed: list[Hashable] = []
+        self.seal = seal
         self.by_root: dict[str, Hashable] = {}
         self.kind = ""
         self.keep: int | None = None
         self.simple = True
+
+    def sealed_at(self, seal: int) -> None:
+        """Pieces from before the seal cannot be dropped one by one any more."""
+        if self.seal != seal:
+            self.seal = seal
+            self.sealed += self.pieces
+            self.pieces.clear()
+            self.by_root.clear()
 
 
 class State:
@@ -81,6 +114,7 @@ class State:
     __slots__ = (
         "_barrier",
         "_contents",
+        "_era",
         "_kept",
         "_max_bytes",
         "_max_cells",
@@ -96,10 +130,12 @@ class State:
         self.clear()
 
     def clear(self) -> None:
+        """Forgets everything."""
         self._ops: dict[Hashable, _Op] = {}
         self._contents: dict[str, _Content] = {}
-        self._next = 0
-        self._kept = 0
+        self._next = 0  # number of what has no key of its own
+        self._kept = 0  # patches that are never dropped; also the seal of what was added before them
+        self._era = 0  # part of the keys, so that nothing is dropped across one
         self._barrier = 0
         self.size = 0
         self.overflowed = False
@@ -141,15 +177,46 @@ class State:
         What is newer, and of the older what stands for itself: the last value set somewhere does no harm where
         the page shows it already, and helps where it does not; a row appended before would be there twice.
         """
-        fresh = []
-        for key, op in self._ops.items():
-            if op.patch.action == "message":
+        alone = self._alone(offset)
+        return [
+            op.whole() if key in alone or op.base in alone else op.since(offset)
+            for key, op in self._ops.items()
+            if key != "message" and (key in alone or op.offset > offset)
+        ]
+
+    def _alone(self, offset: int) -> set[Hashable]:
+        """Keys of the patches up to `offset` that set back nothing that others have done since."""
+        # Content is sent again with all that was added to it, or not at all: known when all of it has been seen.
+        left: set[Hashable] = set()
+        while True:
+            alone, left_now = self._alone_without(left, offset)
+            if left_now == left:
+                return alone
+            left = left_now
+
+    def _alone_without(self, left: set[Hashable], offset: int) -> tuple[set[Hashable], set[Hashable]]:
+        """One look at what is left, when it is known that the content of these keys is `left` alone."""
+        alone: set[Hashable] = set()
+        left = left.copy()
+        pieces_behind = False
+        brought: set[str] = set()
+        for key, op in reversed(self._ops.items()):
+            if op.offset > offset:
                 continue
-            if self._stands_alone(key, op):
-                fresh.append(op.whole())
-            elif op.offset > offset:
-                fresh.append(op.since(offset))
-        return fresh
+            if isinstance(key, int):
+                # It has looked at the page as it was then: what is before it stays as it is.
+                left |= {op.base for k, op in self._ops.items() if k in alone and op.base is not None} - alone
+                break
+            adds = op.patch.action in _PIECES and (op.base is None or op.base in left)
+            brings = _brings_ids(op.patch)
+            if adds or key in left or op.patch.target[1:] in brought or (brings and pieces_behind):
+                pieces_behind |= adds
+                left.add(key if op.base is None else op.base)
+                if brings:
+                    brought |= _ids(str(op.patch.content))
+            else:
+                alone.add(key)
+        return alone, left
 
     @property
     def message(self) -> str | None:
@@ -157,18 +224,13 @@ class State:
         op = self._ops.get("message")
         return None if op is None else str(op.patch.content)
 
-    def _stands_alone(self, key: Hashable, op: _Op) -> bool:
-        if isinstance(key, int):
-            return False
-        if isinstance(key, tuple) and key[0] == "piece":
-            return self._contents[op.patch.target].based
-        return True
-
     def _add(self, patch: Patch, offset: int) -> None:
         action, target = patch.action, patch.target
         options = patch.options or {}
-        if options.get("select"):
+        if options.get("select") or (action == "attr" and options["name"].lower() == "id"):
             self._keep(patch, offset)
+            self._era += 1
+            self._contents.clear()
         elif action in ("text", "html"):
             self._set_content(patch, offset)
         elif action in ("append", "prepend"):
@@ -176,9 +238,9 @@ class State:
         elif action == "append_text":
             self._add_text(patch, offset)
         elif action in ("attr", "class"):
-            self._put((action, target, options["name"]), patch, offset)
+            self._put((self._era, action, target, options["name"]), patch, offset)
         elif action == "value":
-            self._put((action, target), patch, offset)
+            self._put((self._era, action, target), patch, offset)
         elif action in ("title", "message"):
             self._put(action, patch, offset)
         else:
@@ -207,28 +269,32 @@ class State:
     def _set_content(self, patch: Patch, offset: int) -> None:
         old = self._contents.get(patch.target)
         if old is not None:
-            for key in old.pieces:
-                self._drop(key)
-        self._contents[patch.target] = _Content(based=True)
-        self._put(("content", patch.target), patch, offset)
+            for piece in (*old.sealed, *old.pieces):
+                self._drop(piece)
+        key = (self._era, "content", patch.target)
+        self._contents[patch.target] = _Content(key, self._kept)
+        self._put(key, patch, offset)
 
     def _content(self, target: str) -> _Content:
         content = self._contents.get(target)
         if content is None:
-            content = self._contents[target] = _Content(based=False)
+            content = self._contents[target] = _Content(None, self._kept)
+        content.sealed_at(self._kept)
         return content
 
     def _piece(self, content: _Content, patch: Patch, offset: int) -> tuple[Hashable, _Op]:
         self._next += 1
         key = ("piece", self._next)
         content.pieces[key] = None
-        return key, self._put(key, patch, offset)
+        op = self._put(key, patch, offset)
+        op.base = content.base
+        return key, op
 
     def _add_piece(self, patch: Patch, offset: int) -> None:
         html = str(patch.content)
         keep = (patch.options or {}).get("keep")
         content = self._content(patch.target)
-        if not content.pieces:
+        if not content.pieces and not content.sealed:
             content.kind, content.keep = patch.action, keep
         elif content.kind != patch.action or content.keep != keep:
             content.simple = False
@@ -247,6 +313,10 @@ class State:
         if root is not None:
             content.by_root[root] = key
         if content.simple and keep is not None:
+            if len(content.pieces) >= keep:
+                for older_piece in content.sealed:
+                    self._drop(older_piece)
+                content.sealed.clear()
             while len(content.pieces) > keep:
                 oldest = next(iter(content.pieces))
                 del content.pieces[oldest]
@@ -299,6 +369,11 @@ def _size(patch: Patch) -> int:
 def _brings_ids(patch: Patch) -> bool:
     """Whether the patch can bring an element with an id into the page."""
     return patch.action in ("html", "append", "prepend") and "id" in str(patch.content)
+
+
+def _ids(html: str) -> set[str]:
+    """All ids in a piece of HTML, and perhaps some that are none."""
+    return {unescape(a or b or c) for a, b, c in _ID.findall(html)}
 
 
 class _Roots(HTMLParser):

@@ -353,10 +353,11 @@ class Fanout:
         try:
             if mask & READ and self._held(viewer):
                 self._read(viewer)
-            if mask & WRITE and self._held(viewer) and not self._push(viewer):
-                # unless it is gone, or was given more to write when it caught up
-                if self._held(viewer) and viewer.rest is None:
-                    self.poller.want(viewer.sock, READ)
+            if not mask & WRITE or not self._held(viewer) or self._push(viewer):
+                return
+            # unless it is gone, or was given more to write when it caught up
+            if self._held(viewer) and viewer.rest is None:
+                self.poller.want(viewer.sock, READ)
         except Exception:
             self._drop(viewer, "error")
             raise

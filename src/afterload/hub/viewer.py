@@ -124,6 +124,7 @@ class Group:
         self.progress = progress
 
     def viewers(self) -> list[Viewer]:
+        """All of them, wherever they stand."""
         return [*self.current.values(), *self.behind, *self.waiting]
 
     def __len__(self) -> int:
