@@ -39,6 +39,7 @@ class Viewer:
         self.sock.settimeout(5)
         self.decoder = Decoder()
         self.events: list[Event] = []
+        world.viewers.append(self)
         world.thread.hub.adopt(ours, Follow(log, (name,), at=at))
 
     def next(self) -> Event | None:
@@ -61,6 +62,7 @@ class World:
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings().updated({"linger": 0.3, **settings})
         self.thread = HubThread(self.settings)
+        self.viewers: list[Viewer] = []
         self.contexts = 0
         self.inside = threading.local()
         self.loops = Loops(self.thread.hub, self.settings, self.context)
@@ -88,6 +90,8 @@ def make() -> Iterator[Callable[..., World]]:
     for world in made:
         world.loops.close(2)
         world.thread.close(2)
+        for viewer in world.viewers:
+            viewer.close()
 
 
 @pytest.fixture
@@ -295,7 +299,9 @@ def test_a_fast_loop_is_not_held_to_the_flush_rate(world: World) -> None:
             last = event
     assert last is not None
     assert '"4999"' in last.data
-    assert time.monotonic() - start < 60  # 64 entries in each sixtieth of a second would be well over a second
+    assert (
+        time.monotonic() - start < 60
+    )  # 64 entries in each sixtieth of a second would be well over a second
     viewer.close()
 
 
@@ -351,6 +357,34 @@ def test_no_more_than_max_loops_run(make: Callable[..., World]) -> None:
     world.private(itertools_yield())
     with pytest.raises(LoopError, match="max_loops"):
         world.private(itertools_yield())
+
+
+@pytest.mark.parametrize("kind", ["thread", "task"])
+def test_a_loop_that_gets_no_thread_is_refused_and_leaves_nothing_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Stands for a container at its limit of threads."""
+
+    async def ticks() -> AsyncIterator[Any]:
+        yield {"#n": 1}
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    live = Live()
+    shared = live.loop(ticks if kind == "task" else lambda: (yield {"#n": 1}), name="shared")  # type: ignore[arg-type]
+    world.thread.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(LoopError, match="no thread for a loop"):
+            world.private(ticks() if kind == "task" else iter_of({"#n": 1}))
+        with pytest.raises(LoopError, match="no thread for a loop"):
+            world.loops.ensure(shared)
+    assert world.loops.running == 0
+    world.loops.ensure(shared)
+    viewer = Viewer(world, world.thread.hub.log, "shared", at=None)
+    assert (event := viewer.next())
+    assert '["text","#n","1"]' in event.data  # alone, or in the snapshot
 
 
 def test_an_async_generator_is_a_task_in_one_thread_for_all(world: World) -> None:
@@ -466,6 +500,34 @@ def test_a_finished_shared_loop_is_remembered_and_not_run_again(world: World) ->
         assert "42" in events[0].data
         viewer.close()
     assert len(starts) == 1
+
+
+def test_a_loop_that_has_ended_is_not_run_again_while_its_failure_is_still_told_of(
+    make: Callable[..., World],
+) -> None:
+    """The end is in the channel before the app's handlers have been called, and they may take their time."""
+    world = make(failed_retention=60.0)
+    live = Live()
+    runs = []
+    told, go_on = threading.Event(), threading.Event()
+
+    @live.loop
+    def work() -> Iterator[Any]:
+        runs.append(1)
+        yield {"#n": 1}
+        raise ValueError("x")
+
+    def slow(label: str, error: BaseException) -> None:
+        told.set()
+        assert go_on.wait(5)
+
+    world.loops.handlers.append(slow)
+    world.loops.ensure(work)
+    assert told.wait(5)
+    world.loops.ensure(work)
+    go_on.set()
+    until(lambda: world.loops.running == 0)
+    assert runs == [1]
 
 
 def test_a_failed_shared_loop_starts_again_after_a_while(make: Callable[..., World]) -> None:

@@ -114,12 +114,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one publish added; `seq` counts those with patches. `size` is in bytes, roughly."""
+    """What one publish added.
+
+    Attributes:
+        offset: its number in the log.
+        seq: its number among those of its channel that have patches.
+        patches: applied together.
+        size: bytes, roughly.
+        overflowed: the channel's state was more than its bound with it, and begins anew.
+    """
 
     offset: int
     seq: int
     patches: tuple[Patch, ...]
     size: int
+    overflowed: bool
 
 
 class Channel:
@@ -210,11 +219,12 @@ class Log:
         for patch in patches:
             size += len(patch.target) + 64 + (len(patch.content) if isinstance(patch.content, str) else 8)
             channel.state.apply(patch, self.head)
-        if channel.state.overflowed:
+        overflowed = channel.state.overflowed
+        if overflowed:
             channel.state.clear()
             channel.floor = self.head
             channel.run = False
-        entry = Entry(self.head, channel.seq, patches, size)
+        entry = Entry(self.head, channel.seq, patches, size, overflowed)
         entries = channel.entries
         entries.append(entry)
         channel.bytes += size

@@ -163,6 +163,7 @@ class Run:
         """The generator has ended: says so in its channel, unless the run was told to stop."""
         with self.lock:
             stopped, self.stopped = self.stopped, True
+            self.ended_at = time.monotonic()
             if error is not None and not isinstance(error, Stopped | GeneratorExit | asyncio.CancelledError):
                 self.status = "failed"
             else:
@@ -172,7 +173,6 @@ class Run:
                 self.loops.hub.finish(self.channel, self.status, message, self.log)
         if self.status == "failed" and error is not None:
             self.loops.report(self.label, error)
-        self.ended_at = time.monotonic()
         self.finished = True
         self.loops.ended(self)
 
@@ -379,7 +379,7 @@ class Loops:
         """Starts a viewer's own loop; returns its log.
 
         Raises:
-            LoopError: `max_loops` are running.
+            LoopError: `max_loops` are running, or the system gives no more threads.
         """
         key = secrets.token_urlsafe(16)
         log = self.hub.new_log(key)
@@ -393,7 +393,11 @@ class Loops:
         self.hub.track(log, run.served)
         self.hub.watch(log, PRIVATE, lambda count: self._private_viewers(run, count))
         self.hub.later(self.settings.linger, lambda: self._close_if_away(run))
-        run.start()
+        try:
+            self._start(run)
+        except LoopError:
+            self._forget_private(run)
+            raise
         return log
 
     def find_private(self, key: str, label: str) -> Log | None:
@@ -449,18 +453,21 @@ class Loops:
         """Starts a shared loop unless it runs, or has ended and its end is still remembered.
 
         Raises:
-            LoopError: `max_loops` are running.
+            LoopError: as `start_private`.
         """
         with self._lock:
             run = self._shared.get(loop.name)
-            if run is not None and not run.stopped:
-                return
-            if run is not None and run.finished and run.status in ("done", "failed"):
-                s = self.settings
-                keep = s.loop_retention if run.status == "done" else s.failed_retention
-                if time.monotonic() - run.ended_at < keep:
-                    return
-            self._start_shared(loop)
+            if run is None or not self._stands(run):
+                self._start_shared(loop)
+
+    def _stands(self, run: Run) -> bool:
+        """Whether what the run shows is what a viewer is to see: it goes on, or has ended not long ago."""
+        with run.lock:
+            if not run.stopped:
+                return True
+            s = self.settings
+            keep = {"done": s.loop_retention, "failed": s.failed_retention}.get(run.status, 0.0)
+            return time.monotonic() - run.ended_at < keep
 
     def restart(self, loop: SharedLoop) -> None:
         """See `SharedLoop.restart`."""
@@ -494,7 +501,11 @@ class Loops:
 
         self.hub.watch(self.hub.log, loop.name, viewers)
         self.hub.later(linger, stop_if_unwatched)
-        run.start()
+        try:
+            self._start(run)
+        except LoopError:
+            del self._shared[loop.name]
+            raise
 
     # All of them
 
@@ -503,6 +514,13 @@ class Loops:
         run = kind(self, source, log, channel, label)
         self._running.add(run)
         return run
+
+    def _start(self, run: Run) -> None:
+        try:
+            run.start()
+        except RuntimeError as error:
+            self.ended(run)
+            raise _no_thread(error) from error
 
     def ended(self, run: Run) -> None:
         """A run is over (called by it)."""
@@ -522,10 +540,16 @@ class Loops:
         """The event loop of the async loops, in a thread of its own, made when first needed."""
         with self._lock:
             if self._event_loop is None:
-                self._event_loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=_run_event_loop, args=(self._event_loop,), name="afterload-async", daemon=True
-                ).start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=_run_event_loop, args=(loop,), name="afterload-async", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    loop.close()
+                    raise _no_thread(error) from error
+                self._event_loop = loop
             return self._event_loop
 
     def close(self, timeout: float = 0.5) -> None:
@@ -539,6 +563,10 @@ class Loops:
             time.sleep(0.01)
         if self._event_loop is not None:
             self._event_loop.call_soon_threadsafe(self._event_loop.stop)
+
+
+def _no_thread(error: RuntimeError) -> LoopError:
+    return LoopError(f"the system gives no thread for a loop: {error}")
 
 
 def _run_event_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -430,6 +430,51 @@ def test_a_gap_that_history_does_not_cover_is_filled_from_the_state() -> None:
     bench.close()
 
 
+def test_a_state_that_is_more_than_its_bound_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(state_bytes=1000)
+    for _ in range(20):
+        bench.publish("chat", append("#rows", "x" * 200))
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "'chat'" in record.getMessage()
+    assert "keep=n" in record.getMessage()
+    assert bench.hub.stats()["state_overflows"] > 1
+    bench.close()
+
+
+def test_the_answer_for_many_that_come_from_one_place_is_made_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stands for a restart: thousands of pages come back in the same second, with the same position."""
+    made = []
+    connect = Log.connect
+
+    def counted(self: Log, *args: object, **kwargs: object) -> object:
+        made.append(1)
+        return connect(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Log, "connect", counted)
+    bench.publish("a", text("#n", 1))
+    ends = [socket.socketpair() for _ in range(10)]
+    for ours, _ in ends:
+        bench.hub.adopt(ours, Follow(bench.hub.log, ("a",), at=None, foreign=True))
+    peers = [Peer(theirs) for _, theirs in ends]
+    bench.peers += peers
+    bench.turn()
+    for peer in peers:
+        assert [e.event for e in peer.read()] == ["refresh"]
+    assert made == [1]
+
+
+def test_the_channel_of_a_loop_is_never_forgotten() -> None:
+    bench = Bench(max_channels=5)
+    bench.hub.watch(bench.hub.log, "result", lambda count: None)
+    for name in ("result", *(f"topic-{i}" for i in range(20))):
+        bench.publish(name, text("#n", 1))
+    assert "result" in bench.hub.log.channels
+    assert len(bench.hub.log.channels) < 10
+    bench.close()
+
+
 def test_memory_lost_is_healed_by_the_page_itself(bench: Bench) -> None:
     bench.publish("a", append("#log", "new"))
     peer = bench.connect("a", foreign=True, position="other.99")

@@ -86,6 +86,7 @@ class Fanout:
         self._addresses: Counter[str] = Counter()
         self._dirty: deque[Group] = deque()
         self._encoded: dict[Hashable, bytes] = {}
+        self._answers: dict[Hashable, Answer] = {}
         self._send = send or gil_keeping_send() or self._plain_send
         poller.each_turn = self.flush
         poller.each_tick = self._tick
@@ -142,8 +143,14 @@ class Fanout:
                 self._drop(old, "replaced")
         group = self.groups.get((log.epoch, names)) or self._new_group(log, names)
         viewer = Viewer(sock, group, follow.address, self.clock())
+        asked = ("connect", log.epoch, names, follow.at, follow.rendered, follow.foreign)
         with self.lock:
-            answer = log.connect(names, follow.at, rendered=follow.rendered, foreign=follow.foreign)
+            # All pages come back at once when a server was restarted, most of them from the same place.
+            answer = self._answers.get((log.head, asked)) or log.connect(
+                names, follow.at, rendered=follow.rendered, foreign=follow.foreign
+            )
+        key = (answer.offset, asked)
+        self._answers[key] = answer
         viewer.at = answer.offset
         viewer.closing = answer.finished or not follow.hold
         self.viewers[viewer.fd] = viewer
@@ -152,7 +159,6 @@ class Fanout:
         self._addresses[viewer.address] += 1
         self.counters["connects"] += 1
         self._recount(group, 1)
-        key = ("connect", log.epoch, names, follow.at, follow.rendered, follow.foreign, answer.offset)
         data = follow.head + self._hello(follow, answer) + self._encode(log, answer, key)
         if not follow.hold and not answer.finished:
             data += sse.bye(self._jittered(self.settings.short_retry))
@@ -208,6 +214,7 @@ class Fanout:
     def flush(self) -> None:
         """Sends the dirty groups what is new, or puts them off until they may be flushed again."""
         self._encoded.clear()
+        self._answers.clear()
         for _ in range(len(self._dirty)):
             group = self._dirty.popleft()
             now = self.clock()

@@ -6,6 +6,7 @@ left as a command for the poller (`afterload.hub.fanout`).
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import threading
@@ -19,6 +20,9 @@ from ..settings import Settings
 from .fanout import Fanout
 from .poller import Poller
 from .viewer import Follow, Send
+
+logger = logging.getLogger("afterload.hub")
+_WARNED_MOST = 100
 
 
 class Hub:
@@ -50,6 +54,7 @@ class Hub:
         self.poller = Poller(clock)
         self._lock = threading.Lock()
         self._started = clock()
+        self._warned: set[str] = set()
         self.fanout = Fanout(settings, self.poller, self._lock, self.log, send)
 
     def new_log(self, epoch: str) -> Log:
@@ -75,10 +80,30 @@ class Hub:
             entry = log.append(name, patches)
             dirty = self.fanout.touch(log, name)
             if len(log.channels) > log.max_channels * 1.1:
-                log.trim(n for epoch, n in self.fanout.by_channel if epoch == log.epoch)
+                # A channel that a loop writes, or has written, is remembered as long as the loop is.
+                fanout = self.fanout
+                log.trim(
+                    n for keys in (fanout.by_channel, fanout.watchers) for e, n in keys if e == log.epoch
+                )
         if dirty:
             self.poller.wake()
+        if entry.overflowed:
+            self._overflowed(name)
         return entry.offset
+
+    def _overflowed(self, name: str) -> None:
+        self.count("state_overflows")
+        if name in self._warned or len(self._warned) >= _WARNED_MOST:
+            return
+        self._warned.add(name)
+        logger.warning(
+            "afterload: the state of channel %r is more than %d bytes or %d patches, and begins anew: a page that "
+            "opens late sees what its own HTML shows, and what comes from now on. Bound what is added with "
+            "append(..., keep=n), or raise state_bytes and state_cells",
+            name,
+            self.settings.state_bytes,
+            self.settings.state_cells,
+        )
 
     def begin(self, name: str, log: Log | None = None) -> None:
         """A loop begins to write the channel; what was in it is void."""
