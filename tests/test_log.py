@@ -365,3 +365,38 @@ def test_the_quietest_channels_are_forgotten_but_none_that_is_in_use() -> None:
     # who may have missed something of what is forgotten has to look for itself
     assert entries(log.connect(["old"], 1)) == [Refresh()]
     assert entries(log.connect(["old"], 3)) == []
+
+
+def test_a_page_that_an_earlier_run_has_shown_something_is_put_back_though_it_has_no_promise() -> None:
+    """It was cut off inside its first answer, and its position is still the one it was rendered at."""
+    log = Log("e")
+    log.append("news", (p.text("#a", 1),))
+    rendered = log.head
+    log.begin("run")
+    log.append("run", (p.text("#b", 1),))
+    log.begin("run")
+    first, *_ = log.connect(["news", "run"], rendered, rendered=True).steps
+    assert first.items[0] == Reset("run")
+
+
+def test_a_run_that_was_forgotten_and_begins_anew_puts_pages_of_the_old_one_back() -> None:
+    log = Log("e", max_channels=1)
+    log.begin("run")
+    at = log.append("run", (p.text("#b", 1),)).offset
+    log.finish("run", "done")
+    log.append("news", (p.text("#a", 1),))
+    log.trim([])
+    log.begin("run")
+    assert entries(log.connect(["run"], at)) == [Reset("run")]
+
+
+def test_of_what_brings_a_page_to_a_state_only_the_last_makes_a_promise() -> None:
+    log = Log("e", history=1)
+    log.begin("run")
+    log.append("topic", (p.text("#a", 1),))
+    for thing in (p.text("#b", 1), p.message("x"), p.text("#b", 2)):
+        log.append("run", (thing,))
+    log.append("topic", (p.text("#a", 2),))
+    answer = log.connect(["topic", "run"], 1, rendered=True)
+    assert [type(step.items[0]) for step in answer.steps] == [Snapshot, Message, Patches]
+    assert [step.offset for step in answer.steps] == [None, None, log.head]
