@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from afterload.wire.sse import Decoder, Event
 from tests.browser.driver import Page
 from tests.servers.process import Server, Servers
 from tests.servers.relay import Relay
@@ -108,17 +111,27 @@ def test_all_viewers_of_the_clock_see_one_run(demo: Server, open_page: Callable[
         page.wait_for_text("#viewers", "2")
 
 
+def first_block(url: str) -> Event:
+    """The first block after `hello` of a page's stream."""
+    asked = urllib.request.Request(url, headers={"Accept": "text/event-stream"})
+    decoder = Decoder()
+    with urllib.request.urlopen(asked, timeout=10) as response:
+        found: list[Event] = []
+        while len(found) < 2:
+            found += decoder.feed(response.read1())
+    return found[1]
+
+
 def test_progress_opened_in_the_middle_and_after_the_end(demo: Server, open_page: Callable[[], Page]) -> None:
     first = open_page()
     first.goto(demo.url + "/progress")
     first.wait_for("bar.value > 40", timeout=20)
+    state = first_block(demo.url + "/progress")
+    assert state.event == "snapshot"
+    assert any(action == "value" and int(step) > 40 for action, _, step, *_ in json.loads(state.data)[2])
     middle = open_page()
     middle.goto(demo.url + "/progress")
-    middle.run(
-        "window.first = null; const o = new MutationObserver(() => { first ??= bar.value; });"
-        "o.observe(step, {childList: true, subtree: true, characterData: true});"
-    )
-    assert middle.wait_for("bar.value > 40 && bar.value") > 40
+    middle.wait_for("bar.value > 40", timeout=20)
     first.wait_for_text("#result", "Done", timeout=30)
     for page in (first, middle):
         page.wait_for_status("ended")

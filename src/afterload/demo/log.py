@@ -30,10 +30,10 @@ SAYINGS = [
 def lines() -> Iterator[Any]:
     """About ten lines a second."""
     for number in itertools.count(1):
-        level, saying = random.choice(SAYINGS)  # noqa: S311
+        level, saying = random.choice(SAYINGS)
         now = f"{datetime.now():%H:%M:%S}"
         yield append("#log", LINE.format(level, now, level, f"#{number} {saying}"), keep=500)
-        live.sleep(random.uniform(0.02, 0.18))  # noqa: S311
+        live.sleep(random.uniform(0.02, 0.18))
 
 
 @app.get("/log")

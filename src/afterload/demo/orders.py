@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from flask import Response, redirect, render_template, request, url_for
+from markupsafe import Markup
 
 from afterload import append, class_, text
 
 from .site import app, live
 
 THINGS = ["tea", "coffee", "cake", "toast", "soup"]
+# Pages see changes in the order they are published, so they are published in the order they are written.
+_desk = threading.Lock()
 _courier = threading.Lock()
 
 
@@ -52,40 +55,33 @@ def orders() -> Response:
 def new_order() -> Any:
     """From the request: one order more, on every open page at once."""
     thing = request.form.get("thing", "")[:40] or "surprise"
-    with closing(database()) as db:
+    with _desk, closing(database()) as db:
         row = db.execute(
             "insert into orders (thing, status) values (?, 'new') returning *", [thing]
         ).fetchone()
         count = db.execute("select count(*) from orders").fetchone()[0]
-    html = render_template("order.html", row=row)
-    live.publish("orders", append("#orders", markup(html), keep=50), {"#count": count})
+        html = Markup(render_template("order.html", row=row))
+        live.publish("orders", append("#orders", html, keep=50), {"#count": count})
     return redirect(url_for("orders"))
-
-
-def markup(html: str) -> Any:
-    """What a template rendered is markup."""
-    from markupsafe import Markup
-
-    return Markup(html)  # noqa: S704
 
 
 def deliver() -> None:
     """From a plain thread: the courier takes the oldest new order."""
     while True:
-        with closing(database()) as db:
+        with _desk, closing(database()) as db:
             row = db.execute(
                 "update orders set status = 'delivered' where id ="
                 " (select min(id) from orders where status = 'new') returning *"
             ).fetchone()
-        if row is not None:
-            target = f"#order-{row['id']}"
-            live.publish(
-                "courier",
-                text(f"{target}-status", "delivered"),
-                class_(target, "delivered"),
-                {"#courier": f"delivered {row['thing']}, order {row['id']}"},
-            )
-        time.sleep(random.uniform(1, 3))  # noqa: S311
+            if row is not None:
+                target = f"#order-{row['id']}"
+                live.publish(
+                    "courier",
+                    text(f"{target}-status", "delivered"),
+                    class_(target, "delivered"),
+                    {"#courier": f"delivered {row['thing']}, order {row['id']}"},
+                )
+        time.sleep(random.uniform(1, 3))
 
 
 def start_courier() -> None:
@@ -98,6 +94,6 @@ def start_courier() -> None:
 def prices() -> Iterator[Any]:
     """From a shared loop, to a channel that other pages could follow too."""
     while True:
-        thing = random.choice(THINGS)  # noqa: S311
-        yield {f"#price-{thing}": f"{random.uniform(1, 9):.2f}"}  # noqa: S311
+        thing = random.choice(THINGS)
+        yield {f"#price-{thing}": f"{random.uniform(1, 9):.2f}"}
         live.sleep(0.5)

@@ -21,7 +21,7 @@ def work() -> Iterator[Any]:
     """Two hundred steps of very important work."""
     start = time.monotonic()
     for step in range(1, STEPS + 1):
-        live.sleep(random.uniform(0.02, 0.13))  # noqa: S311
+        live.sleep(random.uniform(0.02, 0.13))
         rate = step / (time.monotonic() - start)
         yield [
             value("#bar", step),

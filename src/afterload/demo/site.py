@@ -18,7 +18,7 @@ PAGES = {
         "A loop of your own",
         "Each page has its own loop, counting from 0. Cut it off: it goes on.",
     ),
-    "/bare": ("bare", "A page written by hand", "Nothing of ours in the page: five lines of EventSource."),
+    "/bare": ("bare", "A page written by hand", "Nothing of ours in the page: a few lines of EventSource."),
     "/clock": ("clock", "One loop for everybody", "Runs once, while somebody watches."),
     "/progress": ("progress", "Work that ends", "Open it in the middle or after the end: it shows what is."),
     "/log": ("log", "Lines that are added", "The last 500, followed unless you scroll up."),
@@ -30,15 +30,17 @@ PAGES = {
 }
 
 
-def _source(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(f"{name}.py").read_text("utf-8")
+def _sources(name: str) -> dict[str, str]:
+    package = importlib.resources.files(__package__)
+    files = (f"{name}.py", f"templates/{name}.html")
+    return {file: package.joinpath(file).read_text("utf-8") for file in files}
 
 
 @app.context_processor
 def shown() -> dict[str, Any]:
     """What the layout needs: all pages, and this one with its source."""
     name, title, what = PAGES.get("/" + request.path.split("/")[1], ("", "afterload", ""))
-    return {"pages": PAGES, "page_title": title, "page_what": what, "source": _source(name) if name else ""}
+    return {"pages": PAGES, "page_title": title, "page_what": what, "sources": _sources(name) if name else {}}
 
 
 @app.get("/")
