@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from afterload import LoopError
+from afterload import LoopError, loops
 from afterload.hub.thread import HubThread
 from afterload.hub.viewer import Follow
 from afterload.live import Live
 from afterload.log import Log
-from afterload.loops import FAILED, PRIVATE, Loops, sleep
+from afterload.loops import Loops
+from afterload.runs import FAILED, PRIVATE, sleep
 from afterload.settings import Settings
 from afterload.wire.sse import Decoder, Event
 
@@ -227,8 +228,21 @@ def test_a_private_loop_whose_viewer_does_not_come_back_is_closed(world: World) 
     assert world.loops.find_private(log.epoch, "test") is None
 
 
-def test_a_loop_whose_viewer_never_came_is_closed(world: World) -> None:
+def test_a_loop_whose_viewer_never_came_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "_FIRST", 0.05)
     world.private(iter(itertools_yield()))
+    until(lambda: world.loops.running == 0)
+
+
+def test_without_a_linger_the_first_viewer_still_has_time_to_come(make: Callable[..., World]) -> None:
+    world = make(linger=0.0)
+    log = world.private(iter(itertools_yield()))
+    turned = threading.Event()
+    world.thread.hub.later(0, turned.set)  # behind the loop's own timer
+    assert turned.wait(5)
+    viewer = Viewer(world, log, PRIVATE)
+    assert viewer.next() is not None
+    viewer.close()
     until(lambda: world.loops.running == 0)
 
 

@@ -1,54 +1,74 @@
 """The extension without a framework: channels, loops, and what a stream request gets.
 
-`Live` owns a process's hub and loops. An adapter (`afterload.flask`) turns a request into a
-`afterload.negotiate.Request`, asks `stream` what it gets, and answers with it.
+`Live` owns a process's hub and loops. An adapter (`afterload.flask`) has `follow` check what a view's page
+follows, turns the request into a `negotiate.Request`, and for a stream asks `is_over`, and then `connect`.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
+import os
+import secrets
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, overload
 
 from .errors import LoopError, PatchError
 from .hub.hub import Hub
 from .hub.thread import HubThread
 from .hub.viewer import Follow
-from .loops import PRIVATE, Loops, SharedLoop, Source, sleep
+from .loops import Loops, SharedLoop
 from .negotiate import Request
+from .page import Page, page_of, wrong_name
 from .patch import patches
 from .position import Position
-from .settings import Settings
+from .runs import PRIVATE, Source, Stopped, sleep
+from .settings import Settings, checked
+from .values import short
 
 logger = logging.getLogger("afterload")
 
+_SELDOM = 60.0  # seconds between two log records of the same trouble
+# Begins the epoch of a position that says: this page knows that its loop is lost. Keys of loops have no "~".
+_LOST = "~lost-"
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What a view said its page follows: one private loop, or any number of channels.
 
-    Attributes:
-        source: the generator of a private loop, not started.
-        channels: names of the channels otherwise.
-        into: the page's target for plain strings.
-        restart: whether a private loop that is gone is started again.
-        away: "pause" or "run": what a private loop does while its viewer is away.
+class Seldom:
+    """Tells of a trouble that comes in storms: at once, and then at most once in so many seconds.
+
+    Args:
+        seconds: the least time between two times that it is told of.
+        clock: monotonic seconds.
+
+    Example:
+        >>> now = 0.0
+        >>> seldom = Seldom(60, lambda: now)
+        >>> seldom.count(), seldom.count(), seldom.count()
+        (1, 0, 0)
+        >>> now = 60.0
+        >>> seldom.count()
+        3
     """
 
-    source: Source | None
-    channels: tuple[str, ...]
-    into: str | None
-    restart: bool
-    away: str
+    def __init__(self, seconds: float = _SELDOM, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._count = 0
+        self._next: float | None = None
 
-    @property
-    def label(self) -> str:
-        return getattr(self.source, "__qualname__", type(self.source).__name__)
+    def count(self) -> int:
+        """Counts one; returns how many there were since it was last told of if now is the time, else 0."""
+        now = self._clock()
+        with self._lock:
+            self._count += 1
+            if self._next is not None and now < self._next:
+                return 0
+            count, self._count, self._next = self._count, 0, now + self._seconds
+            return count
 
 
 class Live:
@@ -64,73 +84,83 @@ class Live:
         self.settings = settings or Settings()
         self._definitions: dict[str, SharedLoop] = {}
         self._handlers: list[Callable[[str, BaseException], None]] = []
+        self._turned_away = Seldom()
         self._lock = threading.Lock()
         self._thread: HubThread | None = None
         self._loops: Loops | None = None
+        self._closing = False
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        _lives.add(self)
 
     @property
     def hub(self) -> Hub:
-        """This process's hub; made when first needed, and again in a forked child."""
-        thread = self._thread
-        if thread is None or not thread.usable:
-            thread = self._renew()
-        return thread.hub
+        """This process's hub; made when first needed, and again in a forked child and after `close`."""
+        return self._alive().hub
 
     @property
     def loops(self) -> Loops:
-        """This process's loops."""
-        thread = self._thread
-        if thread is None or not thread.usable or self._loops is None:
-            self._renew()
+        """This process's loops; made together with `hub`."""
+        self._alive()
         assert self._loops is not None
         return self._loops
 
-    def _renew(self) -> HubThread:
-        if not self._lock.acquire(timeout=1):
-            self._lock = threading.Lock()  # a fork copied it while another thread held it
-            self._lock.acquire()
-        try:
-            if self._thread is None or not self._thread.usable:
-                self._thread = HubThread(self.settings)
-                self._loops = Loops(self._thread.hub, self.settings, self.step_context)
-                self._loops.handlers = self._handlers
-            return self._thread
-        finally:
-            self._lock.release()
+    def _alive(self) -> HubThread:
+        thread = self._thread
+        if thread is None or not (thread.usable or self._closing):
+            with self._lock:
+                thread = self._thread
+                if thread is None or not thread.usable:
+                    thread = self._begin()
+        return thread
+
+    def _begin(self) -> HubThread:
+        thread = HubThread(self.settings)
+        # Weak: a running hub must not keep an app that is dropped, as by tests that make one each.
+        step_context = weakref.WeakMethod(self.step_context)
+        loops = Loops(thread.hub, self.settings, lambda: _called(step_context))
+        loops.handlers = self._handlers
+        if self._finalizer is not None:
+            self._finalizer.detach()  # that life is over, and not to be remembered
+        self._finalizer = weakref.finalize(self, _dropped, thread, loops)
+        self._finalizer.atexit = False  # at exit the thread sees to itself
+        # In this order: who sees the new hub must not be given the loops of the one before.
+        self._loops = loops
+        self._thread = thread
+        return thread
 
     def step_context(self) -> AbstractContextManager[Any]:
         """The context each step of a loop runs in; an adapter gives its own."""
         return nullcontext()
 
-    def publish(self, channel: str, *things: Any) -> str:
+    def publish(self, channel: str | SharedLoop, *things: Any) -> str:
         """Publishes patches to a channel: every page that follows it shows them, in place.
 
         May be called from any thread, inside or outside a request. All that one call publishes is applied
         together.
 
         Args:
-            channel: the channel's name.
+            channel: the channel's name, 1 to 200 characters; or a ``@live.loop``, for the channel it writes.
             *things: patches, dicts of target to new text, plain strings, or lists of these.
 
         Returns:
             The position of the new entry.
 
         Raises:
-            PatchError: something is no patch, or the channel's name is none.
+            PatchError: something is no patch (the error names it), there is nothing to publish, or the
+                channel's name is none. Then nothing of it is published.
 
         Example:
             >>> live = Live()
             >>> position = live.publish("orders", {"#count": 12})
         """
-        if type(channel) is not str or not 0 < len(channel) <= 200 or channel == PRIVATE:
-            raise PatchError(
-                f"a channel's name is a string of 1 to 200 characters and not {PRIVATE!r}: {channel!r}"
-            )
+        name = channel.name if isinstance(channel, SharedLoop) else channel
+        if wrong := wrong_name(name):
+            raise PatchError(wrong, value=channel)
         entry = patches(*things)
         if not entry:
-            raise PatchError(f"nothing to publish to {channel!r}")
+            raise PatchError(f"there is nothing to publish to {name!r}")
         hub = self.hub
-        return str(Position(hub.log.epoch, hub.publish(channel, entry)))
+        return str(Position(hub.log.epoch, hub.publish(name, entry)))
 
     @overload
     def loop(self, function: Callable[[], Source]) -> SharedLoop: ...
@@ -148,36 +178,60 @@ class Live:
     ) -> Any:
         """Makes a generator function a **shared loop**: it runs once for all its viewers.
 
-        It starts with its first viewer and is stopped `linger` seconds after its last.
+        It starts with its first viewer and is stopped `linger` seconds after its last. It has no request; for
+        what a loop may use see `afterload.flask.Live.page`.
 
         Args:
             function: a generator function or async generator function without arguments.
             name: of its channel; by default the function's.
             linger: seconds; by default the app's setting.
 
+        Returns:
+            The loop, for `page` to follow. Called, it is still the generator function.
+
         Raises:
-            LoopError: it is no generator function, needs arguments, or the name is taken.
+            LoopError: it is no generator function, needs arguments, or the name is none or is taken.
+            SettingError: linger is no number of seconds from 0 to 7 days.
+
+        Example:
+            >>> live = Live()
+            >>> @live.loop(linger=5)
+            ... def clock():
+            ...     while True:
+            ...         yield {"#time": time.strftime("%X")}
+            ...         live.sleep(1)
         """
         if function is None:
             return lambda f: self._define(f, name, linger)
         return self._define(function, name, linger)
 
     def _define(self, function: Callable[[], Source], name: str | None, linger: float | None) -> SharedLoop:
-        name = name or getattr(function, "__name__", "")
-        if not name or name == PRIVATE:
-            raise LoopError(f"a shared loop needs a name: {function!r}")
+        if name is None:
+            name = getattr(function, "__name__", "")
+        if wrong := wrong_name(name):
+            raise LoopError(f"{short(function)} needs another name, @live.loop(name=...): {wrong}")
+        if linger is not None:
+            linger = checked("linger", linger, float)
         if name in self._definitions:
             raise LoopError(
                 f"there is a shared loop {name!r} already: {self._definitions[name].function!r}; "
                 "name this one: @live.loop(name=...)"
             )
-        loop = self._definitions[name] = SharedLoop(function, name, linger, self)
-        return loop
+        # What runs it must not keep this object, and whoever was given it must.
+        self._definitions[name] = SharedLoop(function, name, linger, weakref.proxy(self))
+        return SharedLoop(function, name, linger, self)
 
     def on_error(self, handler: Callable[[str, BaseException], None]) -> Callable[[str, BaseException], None]:
         """Registers a function that is told of every loop that failed: its name and the exception.
 
-        It runs in the loop's thread, after the log record.
+        It runs in the loop's thread, after the log record. What it raises is logged, and the other handlers
+        are called all the same.
+
+        Example:
+            >>> live = Live()
+            >>> @live.on_error
+            ... def tell(loop, error):
+            ...     print(f"{loop} failed: {error}")
         """
         self._handlers.append(handler)
         return handler
@@ -193,14 +247,21 @@ class Live:
     def close(self, timeout: float = 1.0) -> None:
         """Ends all loops and says `bye` to every viewer, as at the end of the process.
 
+        What is asked for afterwards begins a new life: pages that come back heal as after a restart.
+
         Args:
             timeout: seconds at most.
         """
         thread, loops = self._thread, self._loops
-        if thread is not None and thread.usable:
-            thread.close(timeout)
-            if loops is not None:
-                loops.close(timeout / 2)
+        if thread is None or loops is None or not thread.usable:
+            return
+        deadline = time.monotonic() + timeout
+        self._closing = True  # a loop that publishes meanwhile must not begin a new life
+        try:
+            thread.close(timeout / 2)
+            loops.close(deadline - time.monotonic())
+        finally:
+            self._closing = False
 
     # What an adapter needs
 
@@ -212,48 +273,15 @@ class Live:
         Raises:
             LoopError: it is nothing that can be followed.
         """
-        if away not in ("pause", "run"):
-            raise LoopError(f'away is "pause" or "run", not {away!r}')
-        if into is not None and not re.fullmatch(r"#\S+", into):
-            raise LoopError(f'into is a target such as "#data", not {into!r}')
-        if not sources:
-            raise LoopError(
-                "a page needs something to follow: a generator, a @live.loop, or names of channels"
-            )
-        first = sources[0]
-        if inspect.isgenerator(first) or inspect.isasyncgen(first):
-            if len(sources) > 1:
-                raise LoopError(
-                    "a page follows one private loop, or any number of shared loops and channels, not both"
-                )
-            return Page(first, (), into, restart, away)
-        names: list[str] = []
-        for source in sources:
-            if isinstance(source, SharedLoop):
-                names.append(source.name)
-            elif isinstance(source, str) and source and source != PRIVATE:
-                names.append(source)
-            elif inspect.isgeneratorfunction(source) or inspect.isasyncgenfunction(source):
-                raise LoopError(
-                    f"{source.__name__} is a function: pass {source.__name__}() for a loop of each viewer's own, "
-                    "or decorate it with @live.loop for one that all share"
-                )
-            else:
-                raise LoopError(
-                    f"a page follows a generator, a @live.loop, or a channel's name, and not {source!r}"
-                )
-        most = self.settings.max_channels_per_viewer
-        if len(names) > most:
-            raise LoopError(
-                f"a page follows at most {most} channels (max_channels_per_viewer), not {len(names)}"
-            )
-        return Page(None, tuple(dict.fromkeys(names)), into, restart, away)
+        return page_of(sources, into, restart, away, self.settings.max_channels_per_viewer)
 
     def is_over(self, page: Page, position: Position | None) -> bool:
         """Whether a page at that position has all there will ever be (its stream gets a 204)."""
         if position is None or position.rendered:
             return False
         if page.source is not None:
+            if position.epoch.startswith(_LOST):
+                return not page.restart
             return self.loops.private_at_end(position.epoch, position.offset)
         hub = self.hub
         return position.epoch == hub.log.epoch and hub.at_end(hub.log, page.channels, position.offset)
@@ -267,13 +295,15 @@ class Live:
         """Starts what the page follows, and says how its viewer is to be served."""
         if page.source is not None:
             return self._connect_private(page, page.source, request)
+        hold = True
         for name in page.channels:
             loop = self._definitions.get(name)
             if loop is not None:
                 try:
                     self.loops.ensure(loop)
                 except LoopError as error:
-                    return self._busy(page, error)
+                    self._full(name, error)
+                    hold = False
         hub = self.hub
         position = request.position
         known = position is not None and position.epoch == hub.log.epoch
@@ -285,6 +315,7 @@ class Live:
             foreign=request.bad_position or (position is not None and not known),
             position=str(position or "0"),
             into=page.into,
+            hold=hold,
         )
 
     def _connect_private(self, page: Page, source: Source, request: Request) -> Follow:
@@ -292,14 +323,20 @@ class Live:
         if position is not None:
             log = self.loops.find_private(position.epoch, page.label)
             if log is not None:
+                page.close()
                 return Follow(log, channels, at=position.offset, position=str(position), into=page.into)
-            if not page.restart:
-                return self._lost(page, position)
+        foreign = position is not None or request.bad_position
+        if foreign and not page.restart:
+            page.close()
+            return self._lost(page, position)
         try:
             log = self.loops.start_private(source, page.label, page.away)
         except LoopError as error:
-            return self._busy(page, error)
-        foreign = position is not None or request.bad_position
+            page.close()
+            self._full(page.label, error)
+            # Its position is repeated: what the page shows is still of the loop that it says.
+            log = self.hub.new_log(_unique())
+            return Follow(log, channels, position=str(position or "0"), into=page.into, hold=False)
         return Follow(
             log,
             channels,
@@ -309,14 +346,61 @@ class Live:
             into=page.into,
         )
 
-    def _lost(self, page: Page, position: Position) -> Follow:
-        log = self.hub.new_log(position.epoch)
+    def _lost(self, page: Page, position: Position | None) -> Follow:
+        log = self.hub.new_log(_LOST + _unique())
         log.begin(PRIVATE)
-        log.head = position.offset
         log.finish(PRIVATE, "lost", "The server no longer has what this page was following.")
-        return Follow(log, (PRIVATE,), at=position.offset, position=str(position), into=page.into)
+        return Follow(log, (PRIVATE,), at=0, position=str(position or "0"), into=page.into)
 
-    def _busy(self, page: Page, error: LoopError) -> Follow:
-        """Nothing to follow for now: `hello`, `bye`, and the page asks again later."""
-        logger.warning("afterload: a loop was not started: %s", error)
-        return Follow(self.hub.new_log("-"), page.channels or (PRIVATE,), into=page.into, hold=False)
+    def _full(self, label: str, error: LoopError) -> None:
+        """A loop was not started: its viewer gets what there is and `bye`, and asks again later."""
+        self.hub.count("loops_refused")
+        if count := self._turned_away.count():
+            logger.warning(
+                "afterload: the loop %r was not started: %s. Its pages ask again every %.1f s or so "
+                "(refused since the last such record: %d)",
+                label,
+                error,
+                self.settings.short_retry / 1000,
+                count,
+            )
+
+
+def _unique() -> str:
+    return secrets.token_urlsafe(6)
+
+
+def _called(reference: weakref.WeakMethod[Callable[[], AbstractContextManager[Any]]]) -> Any:
+    method = reference()
+    if method is None:
+        raise Stopped  # nobody is left to whom this loop could be of use
+    return method()
+
+
+def _dropped(thread: HubThread, loops: Loops) -> None:
+    """A `Live` is gone without `close`; runs in the garbage collector, where nothing may be waited for."""
+    if thread._thread is None:
+        thread.close(0)
+        return
+
+    def end() -> None:
+        thread.close()
+        loops.close()
+
+    if thread.usable:
+        thread.hub.poller.call(end)
+
+
+_lives: weakref.WeakSet[Live] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    # The parent's lock may have been held by a thread that the child does not have.
+    for live in list(_lives):
+        live._lock = threading.Lock()
+        live._closing = False
+        live._turned_away = Seldom()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

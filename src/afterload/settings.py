@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .errors import SettingError
+
+# Timers and time-outs reach the operating system as 32-bit milliseconds, which are 24.8 days.
+LONGEST = 7 * 86_400.0
+_DAY_MS = 86_400_000
+
+# Where 0 to "any" is not right: the least and the greatest value, both allowed.
+_RANGES: dict[str, tuple[float, float]] = {
+    "linger": (0, LONGEST),
+    "heartbeat": (0.1, 86_400),
+    # retry: 0 is a hot loop of hundreds of requests a second in Chromium and WebKit
+    "retry": (500, _DAY_MS),
+    "short_retry": (500, _DAY_MS),
+    "history": (1, math.inf),
+    "state_cells": (1, math.inf),
+    "max_channels_per_viewer": (1, math.inf),
+    "stall": (0.1, LONGEST),
+    "flush_rate": (0.1, 10_000),
+    "ahead_entries": (1, math.inf),
+    "ahead_bytes": (1, math.inf),
+}
+_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a str"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +50,7 @@ class Settings:
         state_cells: number of patches in a channel's state.
         max_channels: channels without a viewer that are remembered.
         max_viewers: viewers held by this process; later ones get short streams.
-        max_viewers_per_address: the same for one client address; 0 is no limit (addresses behind a proxy are one).
+        max_viewers_per_address: the same for one client address; 0 is no limit (behind a proxy all are one).
         max_channels_per_viewer: channels one page may follow.
         fallback_viewers: streams that may hold a server thread where the connection cannot be taken.
         short_retry: milliseconds after which a viewer with a short stream asks again.
@@ -64,23 +87,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            want = type(field.default)
-            if want is float and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
-                object.__setattr__(self, field.name, value)
-            if type(value) is not want:
-                raise SettingError(f"setting {field.name!r} is a {want.__name__}, not {value!r}")
-            if isinstance(value, int | float) and value < 0:
-                raise SettingError(f"setting {field.name!r} cannot be negative: {value!r}")
-        for name in ("heartbeat", "flush_rate", "history", "ahead_entries", "ahead_bytes", "state_cells"):
-            if not getattr(self, name):
-                raise SettingError(f"setting {name!r} cannot be 0")
-        if self.retry < 500 or self.short_retry < 500:
-            # retry: 0 is a hot loop of hundreds of requests a second in Chromium and WebKit
-            raise SettingError(
-                f"retry and short_retry cannot be below 500 ms: {self.retry}, {self.short_retry}"
-            )
+            value = checked(field.name, getattr(self, field.name), type(field.default))
+            object.__setattr__(self, field.name, value)
 
     def updated(self, values: Mapping[str, Any]) -> Settings:
         """These settings with `values` in place of their own.
@@ -88,8 +96,34 @@ class Settings:
         Raises:
             SettingError: a name is no setting, or a value is of the wrong type or out of range.
         """
-        known = {field.name for field in fields(self)}
+        known = [field.name for field in fields(self)]
         for name in values:
             if name not in known:
-                raise SettingError(f"there is no setting {name!r}; there are: {', '.join(sorted(known))}")
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
+                raise SettingError(f"there is no setting {name!r}; {hint}")
         return replace(self, **values)
+
+
+def checked(name: str, value: Any, kind: type[Any]) -> Any:
+    """A setting's value, of its type: for a float an int will do, for an int a bool will not.
+
+    Raises:
+        SettingError: it is of another type, or out of range.
+    """
+    if kind is float and type(value) is int:
+        try:
+            value = float(value)
+        except OverflowError:
+            raise SettingError(f"setting {name!r} is too large a number") from None
+    if type(value) is not kind:
+        raise SettingError(f"setting {name!r} is {_NAMES[kind]}, not {value!r}")
+    if not isinstance(value, int | float) or kind is bool:
+        return value
+    if not math.isfinite(value):
+        raise SettingError(f"setting {name!r} is a finite number, not {value!r}")
+    least, most = _RANGES.get(name, (0, math.inf))
+    if not least <= value <= most:
+        bounds = f"{least} or more" if most == math.inf else f"{least} to {most:,.0f}"
+        raise SettingError(f"setting {name!r} is {bounds}, not {value!r}")
+    return value

@@ -492,3 +492,14 @@ def test_the_gil_keeping_send_reports_what_was_taken() -> None:
     b.close()
     assert send(a.fileno(), b"x", 1, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == -1
     a.close()
+
+
+def test_a_timer_far_ahead_is_waited_for_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """epoll refuses to wait for a month."""
+    waited = []
+    poller = bench.hub.poller
+    monkeypatch.setattr(poller._selector, "select", lambda timeout: waited.append(timeout) or [])
+    bench.hub.later(30 * 86400, lambda: None)
+    poller.run_once()
+    poller.run_once()
+    assert 0 < waited[-1] <= 3600

@@ -17,9 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write the Python loop once; every page that is already open follows it, in place.",
     )
     parser.add_argument("--version", action="version", version=f"afterload {version('afterload')}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo.add_parser(commands)
     chosen = parser.parse_args(arguments)
+    if not hasattr(chosen, "run"):
+        parser.print_help(sys.stderr)
+        return 2  # what argparse gives for a wrong command line
     status: int = chosen.run(chosen)
     return status
 

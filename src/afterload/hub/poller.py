@@ -19,6 +19,7 @@ logger = logging.getLogger("afterload.hub")
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 TICK = 1.0
+_LONGEST = 3600.0  # of one wait; epoll takes no more than 24 days
 
 Handler = Callable[[int], None]
 P = ParamSpec("P")
@@ -133,6 +134,7 @@ class Poller:
             timeout = 0.0
         else:
             now = self.clock()
+            timeout = _least(timeout, _LONGEST)
             if self._timers:
                 timeout = _least(timeout, self._timers[0][0] - now)
             if self.watching():

@@ -1,0 +1,302 @@
+"""Drives one user loop onto its channel.
+
+A **run** is one generator being stepped, each step inside the app's step context (for Flask an app context, so no
+database session outlives a step), what it yields published to its channel. A sync generator has a thread of its own
+and is always resumed by it; async generators are tasks on one event loop thread of ours.
+
+How a run ends, and who wins when several happen at once (the first that takes the run's lock)::
+
+    returns            ──▶ channel `done`
+    raises             ──▶ channel `failed`, log record, on_error
+    told to stop       ──▶ nothing it yields afterwards is published; GeneratorExit at its next yield, or at
+                           once inside `sleep`
+    viewer away        ──▶ paused: not stepped again after its next yield; back within `linger`: goes on;
+    (private loop)         not back, or the client's close(): told to stop
+    no viewer (shared) ──▶ after `linger`: told to stop; the next viewer starts a new run
+
+A private run is *pulled*: it waits while it is `ahead_entries` or `ahead_bytes` ahead of what its viewer's
+socket has taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias
+
+from .errors import LoopError
+from .hub.hub import Hub
+from .log import Log
+from .patch import patches
+from .settings import Settings
+
+PRIVATE = "~"
+FAILED = "Something went wrong on the server. The page shows the last state."
+
+Source: TypeAlias = Iterator[Any] | AsyncIterator[Any]
+_current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("afterload_run", default=None)
+
+
+class Stopped(BaseException):
+    """Raised inside a loop by `sleep` when the loop should end.
+
+    Not an `Exception`, so that ``except Exception`` in a loop does not hold it up.
+    """
+
+
+def sleep(seconds: float) -> None:
+    """Waits, in a loop; ends the loop at once when it should end.
+
+    Outside a loop it is `time.sleep`. In an async generator use ``await asyncio.sleep(...)``, which is
+    cancelled.
+
+    Args:
+        seconds: how long.
+
+    Raises:
+        LoopError: called in an async generator.
+    """
+    run = _current.get()
+    if run is None:
+        time.sleep(seconds)
+    else:
+        run.sleep(seconds)
+
+
+class Owner(Protocol):
+    """What a run needs of who has started it (`afterload.loops.Loops`)."""
+
+    hub: Hub
+    settings: Settings
+
+    def step_context(self) -> AbstractContextManager[Any]:
+        """The context that each step runs in."""
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """Where tasks run."""
+
+    def report(self, label: str, error: BaseException) -> None:
+        """Tells of a failure."""
+
+    def ended(self, run: Run) -> None:
+        """Forgets a run that is over."""
+
+
+class Run:
+    """One generator being stepped onto one channel.
+
+    Attributes:
+        key: the private log's epoch, or the shared channel's name.
+        label: its name in log records, and what a private loop has to match when its page comes back.
+        finished: it has ended, one way or another.
+    """
+
+    def __init__(self, loops: Owner, source: Source, log: Log, channel: str, label: str) -> None:
+        self.loops = loops
+        self.source = source
+        self.log = log
+        self.channel = channel
+        self.label = label
+        self.private = log is not loops.hub.log
+        self.finished = False
+        self.status = ""
+        self.ended_at = 0.0
+        self.away = False  # its viewer is
+        self.runs_on = False  # while its viewer is away
+        self.lock = threading.Lock()
+        self.stopped = False
+        self._ahead: deque[tuple[int, int]] = deque()
+        self._ahead_bytes = 0
+
+    def start(self) -> None:
+        """Begins to step."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Lets the run look again at whether it may be stepped."""
+        raise NotImplementedError
+
+    def sleep(self, seconds: float) -> None:
+        """See the function `sleep`."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Tells it to end; nothing it yields from now on is published."""
+        with self.lock:
+            self.stopped = True
+        self.wake()
+
+    def viewer(self, away: bool) -> None:
+        """Its viewer has gone, or is back."""
+        self.away = away
+        self.wake()
+
+    def served(self, offset: int) -> None:
+        """The viewer has got everything up to `offset`."""
+        with self.lock:
+            while self._ahead and self._ahead[0][0] <= offset:
+                self._ahead_bytes -= self._ahead.popleft()[1]
+        self.wake()
+
+    def may_step(self) -> bool:
+        """Whether the next step may be taken now."""
+        if not self.private:
+            return True
+        if self.away:
+            return self.runs_on
+        s = self.loops.settings
+        return len(self._ahead) < s.ahead_entries and self._ahead_bytes < s.ahead_bytes
+
+    def publish(self, thing: Any) -> None:
+        """Publishes what was yielded, unless it was told to stop.
+
+        Raises:
+            PatchError: it is nothing that can be published.
+        """
+        entry = patches(thing)
+        if not entry:
+            return
+        with self.lock:
+            if self.stopped:
+                return
+            offset = self.loops.hub.publish(self.channel, entry, self.log)
+            if self.private:
+                size = sum(len(p.content) if isinstance(p.content, str) else 8 for p in entry)
+                self._ahead.append((offset, size))
+                self._ahead_bytes += size
+        if self.private and not self.may_step():
+            self.loops.hub.hurry(self.log, self.channel)
+
+    def over(self, error: BaseException | None) -> None:
+        """The generator has ended: says so in its channel, unless the run was told to stop."""
+        with self.lock:
+            stopped, self.stopped = self.stopped, True
+            self.ended_at = time.monotonic()
+            if error is not None and not isinstance(error, Stopped | GeneratorExit | asyncio.CancelledError):
+                self.status = "failed"
+            else:
+                self.status = "cancelled" if stopped or error is not None else "done"
+            if not stopped:
+                message = FAILED if self.status == "failed" else ""
+                self.loops.hub.finish(self.channel, self.status, message, self.log)
+        if self.status == "failed" and error is not None:
+            self.loops.report(self.label, error)
+        self.finished = True
+        self.loops.ended(self)
+
+
+class ThreadRun(Run):
+    """A sync generator in a thread of its own."""
+
+    def __init__(self, loops: Owner, source: Source, log: Log, channel: str, label: str) -> None:
+        super().__init__(loops, source, log, channel, label)
+        self._condition = threading.Condition()
+
+    def start(self) -> None:
+        """See `Run.start`; in a thread of its own."""
+        threading.Thread(target=self._drive, name=f"afterload-loop {self.label}", daemon=True).start()
+
+    def wake(self) -> None:
+        """See `Run.wake`."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def sleep(self, seconds: float) -> None:
+        """See the function `sleep`."""
+        with self._condition:
+            self._condition.wait_for(lambda: self.stopped, seconds)
+        if self.stopped:
+            raise Stopped
+
+    def _drive(self) -> None:
+        _current.set(self)
+        source: Any = self.source
+        error: BaseException | None = None
+        try:
+            while True:
+                with self._condition:
+                    self._condition.wait_for(lambda: self.stopped or self.may_step())
+                if self.stopped:
+                    break
+                with self.loops.step_context():
+                    try:
+                        thing = next(source)
+                    except StopIteration:
+                        break
+                self.publish(thing)
+        except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
+            error = e
+        try:
+            with self.loops.step_context():
+                source.close()
+        except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
+            if error is None:
+                error = e
+        self.over(error)
+
+
+class TaskRun(Run):
+    """An async generator as a task on the loops' event loop."""
+
+    def __init__(self, loops: Owner, source: Source, log: Log, channel: str, label: str) -> None:
+        super().__init__(loops, source, log, channel, label)
+        self._loop = loops.event_loop()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """See `Run.start`; as a task."""
+
+        def begin() -> None:
+            self._task = self._loop.create_task(self._drive(), name=f"afterload-loop {self.label}")
+
+        self._loop.call_soon_threadsafe(begin)
+
+    def wake(self) -> None:
+        """See `Run.wake`; a run that was stopped is cancelled."""
+
+        def change() -> None:
+            self._changed.set()
+            if self.stopped and self._task is not None and not self.finished:
+                self._task.cancel()
+
+        try:
+            self._loop.call_soon_threadsafe(change)
+        except RuntimeError:
+            pass  # the event loop is closed: the process ends
+
+    def sleep(self, seconds: float) -> None:
+        """Refuses: it would hold up all tasks."""
+        raise LoopError("live.sleep() would block every async loop; use: await asyncio.sleep(...)")
+
+    async def _drive(self) -> None:
+        _current.set(self)
+        source: Any = self.source
+        error: BaseException | None = None
+        try:
+            while True:
+                while not (self.stopped or self.may_step()):
+                    self._changed.clear()
+                    await self._changed.wait()
+                if self.stopped:
+                    break
+                with self.loops.step_context():
+                    try:
+                        thing = await anext(source)
+                    except StopAsyncIteration:
+                        break
+                self.publish(thing)
+        except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
+            error = e
+        try:
+            with self.loops.step_context():
+                await source.aclose()
+        except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
+            if error is None:
+                error = e
+        self.over(error)
