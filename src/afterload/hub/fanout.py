@@ -29,6 +29,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
+from itertools import islice, repeat
 
 from ..log import Answer, Log
 from ..settings import Settings
@@ -39,6 +40,7 @@ from .viewer import SEND_FLAGS, Follow, Group, Send, Viewer, gil_keeping_send, t
 logger = logging.getLogger("afterload.hub")
 viewer_logger = logging.getLogger("afterload.viewer")
 
+RUN = 32  # sends between two looks at the clock
 HOLD_GIL = 0.001  # longest run of sends without giving up the GIL
 DRAIN = 2.0  # how long a viewer may take to close after its last bytes
 DISCARD = 65_536  # more than this in one read is a flood
@@ -155,7 +157,7 @@ class Fanout:
         viewer.closing = answer.finished or not follow.hold
         self.viewers[viewer.fd] = viewer
         group.waiting.add(viewer)
-        self.poller.register(sock, lambda mask: self._ready(viewer, mask))
+        self.poller.register(sock, viewer)
         self._addresses[viewer.address] += 1
         self.counters["connects"] += 1
         self._recount(group, 1)
@@ -178,7 +180,7 @@ class Fanout:
         return int(milliseconds * random.uniform(1, 1.5))  # noqa: S311 - spreads load, is no secret
 
     def _new_group(self, log: Log, names: tuple[str, ...]) -> Group:
-        group = Group(log, names, self.progress.get(log.epoch))
+        group = Group(log, names, self.progress.get(log.epoch), self._ready)
         with self.lock:
             self.groups[log.epoch, names] = group
             for name in names:
@@ -254,21 +256,22 @@ class Fanout:
 
     def _broadcast(self, group: Group, data: bytes) -> None:
         """The hot path: one send of shared bytes for each viewer."""
-        send, size, flags, clock = self._send, len(data), SEND_FLAGS, self.clock
+        send, size, clock = self._send, len(data), self.clock
+        same = repeat(data), repeat(size), repeat(SEND_FLAGS)
         late: list[tuple[int, int]] = []
-        count = 0
         start = clock()
         group.last_sent = start
-        for fd in group.current:
-            sent = send(fd, data, size, flags)
-            if sent != size:
-                late.append((fd, sent))
-            count += 1
-            if not count & 31 and clock() - start > HOLD_GIL:
+        rest = iter(group.current)
+        # `map` and `count` loop in C: a `for` costs a few per cent of the whole delivery
+        while fds := tuple(islice(rest, RUN)):
+            taken = list(map(send, fds, *same))
+            if taken.count(size) != len(taken):
+                late += [(fd, part) for fd, part in zip(fds, taken, strict=True) if part != size]
+            if clock() - start > HOLD_GIL:
                 time.sleep(0)
                 start = clock()
         group.sent += size
-        count -= len(late)
+        count = len(group.current) - len(late)
         self.counters["sends"] += count
         self.counters["bytes"] += count * size
         for fd, sent in late:

@@ -90,6 +90,10 @@ class Viewer:
         self.stalled = 0.0
         self.closing = False
 
+    def __call__(self, mask: int) -> None:
+        """Its socket is ready. It is its own handler: a closure for each viewer would be a third of its memory."""
+        self.group.ready(self, mask)
+
 
 class Group:
     """The viewers that follow the same channels, and so are sent the same bytes.
@@ -101,15 +105,20 @@ class Group:
         dirty: there are entries after `cursor`, and a flush is on its way.
         next_flush: not before this clock time.
         progress: told how far the viewer has got (the group of a private loop).
+        ready: told that a viewer's socket is.
     """
 
     __slots__ = (
-        "behind", "current", "cursor", "dirty", "last_sent", "log", "names", "next_flush", "progress", "sent",
-        "waiting",
+        "behind", "current", "cursor", "dirty", "last_sent", "log", "names", "next_flush", "progress", "ready",
+        "sent", "waiting",
     )  # fmt: skip
 
     def __init__(
-        self, log: Log, names: tuple[str, ...], progress: Callable[[int], None] | None = None
+        self,
+        log: Log,
+        names: tuple[str, ...],
+        progress: Callable[[int], None] | None,
+        ready: Callable[[Viewer, int], None],
     ) -> None:
         self.log = log
         self.names = names
@@ -122,6 +131,7 @@ class Group:
         self.last_sent = 0.0
         self.sent = 0
         self.progress = progress
+        self.ready = ready
 
     def viewers(self) -> list[Viewer]:
         """All of them, wherever they stand."""
@@ -144,7 +154,8 @@ def gil_keeping_send() -> Send | None:
         send = ctypes.PyDLL(None).send
     except (OSError, AttributeError):
         return None
-    send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+    # No `argtypes`: an int and bytes are passed as they are, and the checks would cost a tenth of a send. An int is
+    # passed as a C int, sign-extended to the register; no block is 2 GB.
     send.restype = ctypes.c_ssize_t
     return send
 
