@@ -1,36 +1,52 @@
 """Answers a stream request under a WSGI server: the framework runs to its end, then the hub takes over.
 
-`Middleware` wraps the app outermost. A view that wants its response to be a stream leaves a `Stream` in the
-environ; when the framework is through (its hooks run, its session saved, its contexts popped) the connection is
-taken from the server and given to the hub, which writes the response head of the framework and everything after.
-Where the connection cannot be taken, the hub writes into a socket pair, and the server streams its other end.
+`Middleware` wraps the app outermost. A view that wants its response to be a stream leaves a function in the
+environ that says what is to be followed. When the framework is through (its hooks run, its session saved, its
+contexts popped) that function is called, the connection is taken from the server and given to the hub, which
+writes the framework's response head and everything after. Where it cannot be taken, the hub writes to a socket
+pair, and the server streams the other end.
+
+Whatever fails on the way is logged, and the client gets an answer: until the connection is taken, nothing has
+been written; once it is, only the hub writes.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import random
 import threading
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from . import handover
+from .hub.hub import Hub
 from .hub.viewer import Follow
 from .live import Live
 from .position import Position
+from .wire import sse
 
 if TYPE_CHECKING:
+    import socket
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 logger = logging.getLogger("afterload.wsgi")
 
 HEAD = "afterload.head"
 STREAM = "afterload.stream"
-# Of the connection, not of the response (RFC 9110 §7.6.1), or replaced by "until the connection closes".
-_HOP_BY_HOP = frozenset(
-    "connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length".split()
+# Of the connection, not of the response (https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1); or said of a
+# body that is not the one sent: ours ends with the connection, and nobody compresses it.
+_NOT_OURS = frozenset(
+    "connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length "
+    "content-encoding".split()
 )
+# A client in the app's own process iterates the body itself: no server's thread is held by it.
+_TEST_CLIENTS = {"werkzeug.test", "webtest.app", "webtest.lint"}
+
+_LOOK = 0.5  # seconds between two looks at whether the server is ending
 
 Headers = list[tuple[str, str]]
 
@@ -46,110 +62,304 @@ class Middleware:
     def __init__(self, app: WSGIApplication, live: Live) -> None:
         self._app = app
         self._live = live
-        self._fallbacks = 0
+        self._slots = _Slots()
+        self._looked = False
         self._lock = threading.Lock()
-        self._warned = False
+        self._said: set[str] = set()
+        self._watched: weakref.ref[Hub] | None = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """As WSGI has it."""
         # The position of a page is taken before anything is read for it, so that nothing falls in between.
         hub = self._live.hub
         environ[HEAD] = Position(hub.log.epoch, hub.head(), rendered=True)
+        if not self._looked:
+            self._looked = True
+            self._conflict(environ, start_response)
+        started = False
         stream: tuple[str, Headers] | None = None
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
-            nonlocal stream
-            if STREAM in environ and status.startswith("200") and exc_info is None:
+            nonlocal started, stream
+            started = True
+            # An error page, or a response that a hook put in the place of the view's, is answered as it is.
+            if STREAM in environ and status.startswith("200") and _is_stream(headers):
                 stream = status, headers
                 return lambda data: None
             stream = None
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
         body = self._app(environ, start)
+        if not started:
+            body = _Begun(body)
         if stream is None:
             return body
-        close = getattr(body, "close", None)
-        if close is not None:
-            close()
-        return self._hold(environ, start_response, environ[STREAM](), *stream)
+        _close(body)
+        return self._answer(environ, start_response, *stream)
 
-    def _hold(
-        self,
-        environ: WSGIEnvironment,
-        start_response: StartResponse,
-        follow: Follow,
-        status: str,
-        headers: Headers,
+    def _answer(
+        self, environ: WSGIEnvironment, start_response: StartResponse, status: str, headers: Headers
     ) -> Iterable[bytes]:
+        headers = [(name, value) for name, value in headers if name.lower() not in _NOT_OURS]
+        if environ.get("REQUEST_METHOD") == "HEAD":
+            start_response(status, headers)
+            return []
+        try:
+            head = _head(status, headers)  # before the connection is taken: it may be refused
+            follow: Follow = environ[STREAM]()
+            # An app around this one may have a Live too, and must not take it again.
+            environ.pop(STREAM, None)
+        except Exception:
+            logger.exception("afterload: a stream could not be started")
+            return _failed(start_response)
         hub = self._live.hub
         follow = replace(follow, address=str(environ.get("REMOTE_ADDR", "")))
-        if follow.hold and (self._conflict(environ, start_response) or not hub.room(follow.address)):
+        if follow.hold and (
+            self._conflict(environ, start_response) or not hub.room(follow.address) or self._stopping(hub)
+        ):
             follow = replace(follow, hold=False)
         taken = handover.take(environ, start_response)
         if isinstance(taken, handover.Taken):
-            hub.adopt(taken.sock, replace(follow, head=_head(status, headers)))
-            hub.count("handovers")
-            return taken.finish(status, headers)
-        logger.debug("afterload: answered through the server, as %s", taken.reason)
-        held = follow.hold and self._take_slot(environ)
-        fallback = handover.Fallback.open(environ)
-        hub.adopt(fallback.hub_end, replace(follow, hold=held))
-        hub.count("fallbacks")
-        start_response(status, headers)
-        return _Body(fallback.body, self._free_slot if held else None)
+            return _hand_over(hub, taken, replace(follow, head=head), status, headers)
+        if _is_test_client(start_response):
+            most = self._live.settings.max_viewers
+        else:
+            most = self._live.settings.fallback_viewers
+            spare = handover.spare_threads(environ, start_response)
+            if spare is not None:
+                most = min(most, spare)
+            self._say_refused(taken, most)
+        return self._stream_through(hub, environ, start_response, follow, most, status, headers)
+
+    def _stream_through(
+        self,
+        hub: Hub,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        follow: Follow,
+        most: int,
+        status: str,
+        headers: Headers,
+    ) -> Iterable[bytes]:
+        """Has the server stream what the hub writes; no more than `most` of these are held at a time."""
+        slot = self._slots.take(most) if follow.hold else None
+        try:
+            pair = handover.Fallback.open(environ, handover.stopping)
+        except OSError as error:
+            logger.error("afterload: no descriptor for a stream, the page is asked to come again: %s", error)
+            if slot is not None:
+                slot.free()
+            start_response(status, headers)
+            retry = self._live.settings.short_retry
+            return [sse.bye(int(retry * random.uniform(1, 1.5)))]  # noqa: S311 - spreads load, is no secret
+        body = _Body(pair.body, slot)
+        try:
+            start_response(status, headers)
+            hub.count("fallbacks")
+            _adopt(hub, pair.hub_end, replace(follow, hold=slot is not None))
+        except BaseException:
+            body.close()
+            pair.hub_end.close()
+            raise
+        return body
 
     def _conflict(self, environ: WSGIEnvironment, start_response: StartResponse) -> bool:
+        """Whether the viewers of this process cannot be held by it; said once."""
         conflict = handover.conflict(environ, start_response)
-        if conflict is not None and not self._warned:
-            self._warned = True
+        if conflict is not None and self._first("conflict"):
             logger.error("afterload: pages get short streams and follow with a delay: %s", conflict)
         return conflict is not None
 
-    def _take_slot(self, environ: WSGIEnvironment) -> bool:
-        """Whether a stream may hold the server's thread: never its last one."""
-        most = self._live.settings.fallback_viewers
-        if "SERVER_SOFTWARE" not in environ:
-            most = self._live.settings.max_viewers  # a test client: there is no server
-        elif not environ.get("wsgi.multithread"):
-            most = 0
+    def _stopping(self, hub: Hub) -> bool:
+        """Whether the server ends; if it is one that says so, the hub's viewers are told as soon as it does.
+
+        A gunicorn worker that was told to end answers what it has begun, for up to `graceful_timeout`. The next
+        one works already, and what is published there would not reach viewers that stay here.
+        """
+        stopping = handover.stopping()
+        if stopping is None or stopping:
+            return bool(stopping)
         with self._lock:
-            if self._fallbacks >= most:
+            watched, self._watched = self._watched, weakref.ref(hub)
+        if watched is None or watched() is not hub:
+            _say_bye_when_stopping(hub)
+        return False
+
+    def _say_refused(self, refused: handover.Refused, most: int) -> None:
+        if refused.lasting and self._first(refused.reason):
+            logger.warning(
+                "afterload: each page that follows holds a thread of the server; at most %d do, and others "
+                "follow with a delay: %s",
+                most,
+                refused.reason,
+            )
+        else:
+            logger.debug("afterload: a stream goes through the server: %s", refused.reason)
+
+    def _first(self, what: str) -> bool:
+        with self._lock:
+            if what in self._said:
                 return False
-            self._fallbacks += 1
+            self._said.add(what)
             return True
 
-    def _free_slot(self) -> None:
+
+class _Slots:
+    """How many streams hold a thread of the server."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def take(self, most: int) -> _Slot | None:
         with self._lock:
-            self._fallbacks -= 1
+            if self._taken >= most:
+                return None
+            self._taken += 1
+            return _Slot(self)
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._taken -= 1
 
 
-class _Body:
-    """A fallback's body, that gives its slot back once."""
+class _Slot:
+    """One of them; given back once, however often it is said."""
 
-    def __init__(self, body: handover.Body, free: Callable[[], None] | None) -> None:
+    def __init__(self, slots: _Slots) -> None:
+        self._slots: _Slots | None = slots
+
+    def free(self) -> None:
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.give_back()
+
+
+class _Body(Iterator[bytes]):
+    """A fallback's body, that gives its slot back."""
+
+    def __init__(self, body: handover.Body, slot: _Slot | None) -> None:
         self._body = body
-        self._free = free
-
-    def __iter__(self) -> _Body:
-        return self
+        self._slot = slot
 
     def __next__(self) -> bytes:
-        return next(self._body)
+        try:
+            return next(self._body)
+        except StopIteration:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._body.close()
-        free, self._free = self._free, None
-        if free is not None:
-            free()
+        if self._slot is not None:
+            self._slot.free()
+
+    def __del__(self) -> None:
+        # A server that never closes its body, or never even iterates it, must not cost a slot.
+        self.close()
+
+
+class _Begun:
+    """A body whose first bytes were asked for: its app starts the response with them, as a generator does."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        try:
+            self._rest = iter(body)
+            self._first = list(itertools.islice(self._rest, 1))
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        return itertools.chain(self._first, self._rest)
+
+    def close(self) -> None:
+        _close(self._body)
+
+
+def _hand_over(
+    hub: Hub, taken: handover.Taken, follow: Follow, status: str, headers: Headers
+) -> Iterable[bytes]:
+    """Gives a connection to the hub. Whatever fails from here on, nothing of the server's gets out."""
+    try:
+        body = taken.finish(status, headers)
+    except BaseException:
+        # The server refuses the response (a header that is none, for example), and will say so to a dummy.
+        try:
+            taken.sock.send(_head("500 Internal Server Error", [("Content-Length", "0")]))
+        except OSError:
+            pass
+        taken.close()
+        raise
+    hub.count("handovers")
+    try:
+        _adopt(hub, taken.sock, follow)
+    except BaseException:
+        taken.close()
+        raise
+    return body
+
+
+def _say_bye_when_stopping(hub: Hub) -> None:
+    def look() -> None:
+        if handover.stopping():
+            hub.say_bye()
+        else:
+            hub.later(_LOOK, look)
+
+    hub.later(_LOOK, look)
+
+
+def _adopt(hub: Hub, sock: socket.socket, follow: Follow) -> None:
+    hub.adopt(sock, follow)
+    if hub.closed:
+        sock.close()  # it ended meanwhile, and nobody else would
+
+
+def _failed(start_response: StartResponse) -> Iterable[bytes]:
+    text = b"Internal Server Error\n"
+    start_response(
+        "500 Internal Server Error",
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(text))),
+            ("Cache-Control", "no-store"),
+        ],
+    )
+    return [text]
+
+
+def _close(body: object) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
+
+
+def _is_stream(headers: Headers) -> bool:
+    return any(
+        name.lower() == "content-type" and value.lower().startswith("text/event-stream")
+        for name, value in headers
+    )
+
+
+def _is_test_client(start_response: StartResponse) -> bool:
+    return getattr(start_response, "__module__", None) in _TEST_CLIENTS
 
 
 def _head(status: str, headers: Headers) -> bytes:
+    """The response head, as the hub is to write it.
+
+    Raises:
+        ValueError: a status or header has a line end, or what is no latin-1.
+    """
     lines = [f"HTTP/1.1 {status}"]
-    names = set()
-    for name, value in headers:
-        if name.lower() not in _HOP_BY_HOP:
-            names.add(name.lower())
-            lines.append(f"{name}: {value}")
-    if "date" not in names:
+    lines += [f"{name}: {value}" for name, value in headers]
+    if all(name.lower() != "date" for name, _ in headers):
         lines.append(f"Date: {formatdate(usegmt=True)}")
     lines.append("Connection: close")
+    for line in lines:
+        if "\r" in line or "\n" in line or "\0" in line:
+            # https://www.rfc-editor.org/rfc/rfc9110#section-5.5: it would end the header, and begin another
+            raise ValueError(f"a response header has a CR, LF or NUL: {line!r}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -14,6 +14,7 @@ docs/decisions/0001-handover.md has what each server was seen to do.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -29,7 +30,7 @@ from .swap import Sink, swap
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-__all__ = ["Body", "Fallback", "Refused", "Taken", "conflict", "take"]
+__all__ = ["Body", "Fallback", "Refused", "Taken", "conflict", "spare_threads", "stopping", "take"]
 
 _SERVERS = (gunicorn, werkzeug)
 _OFF = {"off", "0", "no", "false"}
@@ -54,7 +55,7 @@ class Taken:
 
     Attributes:
         sock: The connection: non-blocking, not inherited, TCP_NODELAY on where it is TCP. Closing it is
-            up to the caller.
+            up to the caller, whatever becomes of the request.
         server: What it was taken from, such as ``gunicorn 27.0.1 gthread``.
     """
 
@@ -76,6 +77,11 @@ class Taken:
         self._claim.start(status, headers)
         return _Answered(self._sink)
 
+    def close(self) -> None:
+        """Let go of everything, when the connection could not be passed on after all."""
+        self.sock.close()
+        self._sink.close()
+
 
 def take(environ: WSGIEnvironment, start_response: StartResponse) -> Taken | Refused:
     """Take the request's connection, whole or not at all.
@@ -91,25 +97,26 @@ def take(environ: WSGIEnvironment, start_response: StartResponse) -> Taken | Ref
         `Taken`, or `Refused` with the reason. When refused, the connection is untouched and the request
         can be answered as usual.
     """
-    reason = _unfit(environ)
-    if reason is not None:
-        return Refused(reason)
+    refused = _off() or _unfit(environ)
+    if refused is not None:
+        return refused
     for server in _SERVERS:
         claim = server.probe(environ, start_response)
         if claim is not None:
             break
     else:
         name = str(environ.get("SERVER_SOFTWARE", "")) or "this server (it gives no SERVER_SOFTWARE)"
-        return Refused(f"{name} is neither gunicorn nor Werkzeug's development server")
+        return Refused(f"{name} is neither gunicorn nor Werkzeug's development server", lasting=True)
     if isinstance(claim, Refused):
         return claim
     reason = _not_plain(claim.connection)
     if reason is not None:
-        return Refused(reason)
+        return Refused(reason, lasting=True)
     try:
         sock, sink = swap(claim.connection)
     except OSError as error:
-        return Refused(f"the connection could not be taken: {error}")
+        full = error.errno in (errno.EMFILE, errno.ENFILE)
+        return Refused(f"the connection could not be taken: {error}", lasting=full)
     return Taken(sock, claim.server, claim, sink)
 
 
@@ -133,20 +140,48 @@ def conflict(environ: WSGIEnvironment, start_response: StartResponse) -> str | N
     return found
 
 
-def _unfit(environ: Mapping[str, Any]) -> str | None:
-    """Why a request is not one to take a connection for, whatever the server."""
+def spare_threads(environ: WSGIEnvironment, start_response: StartResponse) -> int | None:
+    """How many of its threads the server can do without and still answer requests.
+
+    Args:
+        environ: As the server gave it.
+        start_response: The server's own.
+
+    Returns:
+        None if it has several, and does not say how many.
+    """
+    if not environ.get("wsgi.multithread"):
+        return 0
+    return gunicorn.spare_threads(start_response)
+
+
+def stopping() -> bool | None:
+    """Whether the server has been told to end, and waits for its requests to do so.
+
+    Returns:
+        None if it is a server that does not say.
+    """
+    return gunicorn.stopping()
+
+
+def _off() -> Refused | None:
     if os.environ.get("AFTERLOAD_HANDOVER", "").strip().lower() in _OFF:
-        return "handover is switched off (AFTERLOAD_HANDOVER)"
+        return Refused("handover is switched off (AFTERLOAD_HANDOVER)", lasting=True)
     if sys.platform != "linux":
-        return f"handover is tried on Linux only, and this is {sys.platform}"
+        return Refused(f"handover is tried on Linux only, and this is {sys.platform}", lasting=True)
+    return None
+
+
+def _unfit(environ: Mapping[str, Any]) -> Refused | None:
+    """Why a request is not one to take a connection for, whatever the server."""
     method = environ.get("REQUEST_METHOD")
     if method != "GET":
-        return f"the request is {method!r}, not GET"
+        return Refused(f"the request is {method!r}, not GET")
     protocol = environ.get("SERVER_PROTOCOL")
     if protocol not in ("HTTP/1.0", "HTTP/1.1"):
-        return f"the request came by {protocol!r}, not HTTP/1"
+        return Refused(f"the request came by {protocol!r}, not HTTP/1")
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or environ.get("HTTP_TRANSFER_ENCODING"):
-        return "the request has a body"
+        return Refused("the request has a body")
     return None
 
 

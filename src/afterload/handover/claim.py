@@ -17,9 +17,11 @@ class Refused:
 
     Attributes:
         reason: One sentence that says why, fit for a log.
+        lasting: It is the server's doing, and so the same for its every request; otherwise this one's.
     """
 
     reason: str
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

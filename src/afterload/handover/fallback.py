@@ -8,6 +8,9 @@ stops sending.
 A server that streams a response notices that the client has gone only when it writes, a heartbeat later or
 two; until then the viewer would go on holding its thread. Where the server shows us the connection without
 letting it go (gunicorn and Werkzeug doing TLS), the body watches it, and ends at once.
+
+A server that is told to end waits for its responses, and this one would not: so the body also asks, once a
+second, whether it should.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import os
 import select
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["Body", "Fallback"]
 
 _SIZE = 65536
+_LOOK = 1.0  # seconds between two looks at whether the server is ending
+
+
+def _never() -> bool | None:
+    return None
 
 
 class Body(Iterator[bytes]):
@@ -34,8 +42,11 @@ class Body(Iterator[bytes]):
     Iterating blocks until there is something. As with any WSGI body, the thread that iterates also closes.
     """
 
-    def __init__(self, end: socket.socket, connection: int | None = None) -> None:
+    def __init__(
+        self, end: socket.socket, connection: int | None = None, stopping: Callable[[], bool | None] = _never
+    ) -> None:
         self._end = end
+        self._stopping = stopping
         self._poll = None
         if connection is not None and hasattr(select, "POLLRDHUP"):
             self._poll = select.poll()
@@ -50,17 +61,33 @@ class Body(Iterator[bytes]):
         return self
 
     def __next__(self) -> bytes:
-        try:
-            if self._poll is not None and any(fd == self._connection for fd, _ in self._poll.poll()):
-                data = b""
-            else:
-                data = self._end.recv(_SIZE)
-        except OSError:  # closed already, or reset by a hub that is gone
-            data = b""
+        data = self._next()
         if not data:
             self.close()
             raise StopIteration
         return data
+
+    def _next(self) -> bytes:
+        """What the hub wrote next; nothing at the end."""
+        while True:
+            stopping = self._stopping()
+            wait = 0.0 if stopping else _LOOK  # what is there already still goes out
+            try:
+                if self._poll is not None:
+                    ready = self._poll.poll(wait * 1000)
+                    if any(fd == self._connection for fd, _ in ready):
+                        return b""
+                    if not ready:
+                        raise TimeoutError
+                else:
+                    # Not poll() here: under gevent it would stop every greenlet, and recv() does not.
+                    self._end.settimeout(wait)
+                return self._end.recv(_SIZE)
+            except (TimeoutError, BlockingIOError):
+                if stopping:
+                    return b""
+            except OSError:  # closed already, or reset by a hub that is gone
+                return b""
 
     def close(self) -> None:
         """Tell the hub that the viewer has gone, and free the descriptor. May be called more than once."""
@@ -89,12 +116,15 @@ class Fallback(NamedTuple):
     body: Body
 
     @classmethod
-    def open(cls, environ: WSGIEnvironment | None = None) -> Fallback:
+    def open(
+        cls, environ: WSGIEnvironment | None = None, stopping: Callable[[], bool | None] = _never
+    ) -> Fallback:
         """Make a pair.
 
         Args:
             environ: As the server gave it. With it, a client that goes away is noticed at once on servers
                 that show their connection; without it, when the server next writes.
+            stopping: Whether the server has been told to end. The body ends then, within a second.
 
         Raises:
             OSError: No descriptor left.
@@ -102,7 +132,7 @@ class Fallback(NamedTuple):
         hub_end, end = socket.socketpair()
         hub_end.setblocking(False)
         end.setblocking(True)  # whatever socket.setdefaulttimeout() says
-        return cls(hub_end, Body(end, _connection(environ or {})))
+        return cls(hub_end, Body(end, _connection(environ or {}), stopping))
 
 
 def _connection(environ: WSGIEnvironment) -> int | None:

@@ -8,10 +8,14 @@ it wants to see or change the response, and would be passed by.
 Both workers have the connection registered with no epoll while the application runs (gthread takes a
 kept-alive one out of its poller before it gives it to a thread), so its number may be swapped (swap.py).
 The gevent and tornado workers keep watchers on it, so they are refused.
+
+The worker itself is in nothing that a request carries. It is found as the owner of the process's SIGTERM
+handler, and asked whether it has been told to end.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +24,7 @@ from .claim import Claim, Headers, Refused
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-__all__ = ["conflict", "probe"]
+__all__ = ["conflict", "probe", "spare_threads", "stopping"]
 
 # By the setting's text: its `worker_class` property loads the class, and runs its setup(), each time it is
 # read. A subclass is not among these: it may do more with its connections than we know of.
@@ -45,7 +49,8 @@ def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Re
         name = getattr(start_response, "__qualname__", type(start_response).__qualname__)
         return Refused(
             f"start_response is {name}, not gunicorn's own: a middleware outside Live wraps it, and would be "
-            "passed by; wrap it inside Live instead"
+            "passed by; wrap it inside Live instead",
+            lasting=True,
         )
     version = _version()
     if type(response) is not _class("gunicorn.http.wsgi", "Response"):
@@ -53,13 +58,12 @@ def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Re
     try:
         return _claim(response, version)
     except AttributeError as error:
-        return Refused(f"gunicorn {version} is built in a way unknown to afterload: {error}")
+        return Refused(f"gunicorn {version} is built in a way unknown to afterload: {error}", lasting=True)
 
 
 def conflict(start_response: StartResponse) -> str | None:
     """Say why a hub inside this gunicorn worker could not serve its viewers, or None."""
-    response = _response(start_response)
-    cfg = getattr(response, "cfg", None)
+    cfg = _settings(start_response)
     workers = _number(cfg, "workers")
     if workers > 1:
         return (
@@ -75,19 +79,38 @@ def conflict(start_response: StartResponse) -> str | None:
     return None
 
 
+def spare_threads(start_response: StartResponse) -> int | None:
+    """How many threads a gunicorn worker of the threaded kind can do without and still answer; else None."""
+    cfg = _settings(start_response)
+    if cfg is None or _WORKERS.get(cfg.worker_class_str) != "gthread":
+        return None
+    return max(0, _number(cfg, "threads") - 1)
+
+
+def stopping() -> bool | None:
+    """Whether this gunicorn worker has been told to end; None if this process is none.
+
+    It waits for the requests it has begun, and for no longer than `graceful_timeout`: a response that goes on
+    for ever would hold up every restart for that long.
+    """
+    worker = _worker()
+    return None if worker is None else not worker.alive
+
+
 def _claim(response: Any, version: str) -> Claim | Refused:
     cfg, request = response.cfg, response.req
     worker = cfg.worker_class_str
     kind = _WORKERS.get(worker)
     if kind is None:
         return Refused(
-            f"connections of gunicorn's worker class {worker!r} cannot be taken: use gthread (--threads 4)"
+            f"connections of gunicorn's worker class {worker!r} cannot be taken: use gthread (--threads 4)",
+            lasting=True,
         )
     if cfg.is_ssl:
-        return Refused("gunicorn does TLS itself (certfile is set): let a proxy in front do it")
+        return Refused("gunicorn does TLS itself (certfile is set): let a proxy in front do it", lasting=True)
     protocol = getattr(cfg, "protocol", "http")  # a setting since gunicorn 25
     if protocol != "http":
-        return Refused(f"gunicorn speaks {protocol!r} to the proxy in front of it, not HTTP")
+        return Refused(f"gunicorn speaks {protocol!r} to the proxy in front of it, not HTTP", lasting=True)
     if response.status is not None or response.headers_sent:
         return Refused("the response has been started already")
     if request.unreader.buf.getvalue():
@@ -109,6 +132,18 @@ def _response(start_response: StartResponse) -> Any:
     if base is None or not isinstance(owner, base):
         return None
     return owner if getattr(start_response, "__func__", None) is base.start_response else None
+
+
+def _worker() -> Any:
+    """The worker that this process is, or None."""
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    base = _class("gunicorn.workers.base", "Worker")
+    return owner if base is not None and isinstance(owner, base) else None
+
+
+def _settings(start_response: StartResponse) -> Any:
+    """The configuration: from the response where it shows, else from the worker."""
+    return getattr(_response(start_response) or _worker(), "cfg", None)
 
 
 def _class(module: str, name: str) -> Any:

@@ -22,6 +22,7 @@ servers we do this to unregister a connection before they run the application (d
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -29,6 +30,8 @@ import struct
 __all__ = ["Sink", "swap"]
 
 _DRAIN = 65536
+# select(2) knows no descriptor from this number on, and some code in applications still uses it.
+_ABOVE = 1024
 # struct timeval, 1 s. An error page larger than the dummy's buffer (the Flask debugger can make one)
 # must fail, not hold a server thread for ever.
 _PATIENCE = struct.pack("@ll", 1, 0)
@@ -73,7 +76,7 @@ def swap(connection: socket.socket) -> tuple[socket.socket, Sink]:
     if fd < 0:
         raise OSError("the connection is closed already")
     with contextlib.ExitStack() as undo:
-        ours = os.dup(fd)
+        ours = _dup(fd)
         undo.callback(os.close, ours)
         near, far = socket.socketpair()
         undo.callback(far.close)
@@ -92,3 +95,22 @@ def swap(connection: socket.socket) -> tuple[socket.socket, Sink]:
         with contextlib.suppress(OSError):  # the client may be gone; the hub will see that for itself
             taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return taken, Sink(far)
+
+
+def _dup(fd: int) -> int:
+    """A duplicate for a viewer, out of the way of everybody else's descriptors.
+
+    A server that finds none left when it accepts a connection may end (gunicorn's threaded worker does), and
+    all its viewers with it.
+    """
+    import fcntl  # neither is there on Windows, where nothing is swapped
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY or limit >= 2 * _ABOVE:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE)
+    ours = os.dup(fd)
+    if ours >= limit * 3 // 4:
+        os.close(ours)
+        raise OSError(errno.EMFILE, f"the rest of {limit} descriptors (ulimit -n) is left to the server")
+    return ours

@@ -40,13 +40,14 @@ def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Re
         name = getattr(start_response, "__qualname__", type(start_response).__qualname__)
         return Refused(
             f"start_response is {name}, not Werkzeug's own: a middleware outside Live wraps it, and would be "
-            "passed by; wrap it inside Live instead"
+            "passed by; wrap it inside Live instead",
+            lasting=True,
         )
     version = str(environ.get("SERVER_SOFTWARE", "Werkzeug of unknown version")).replace("/", " ")
     try:
         return _claim(start_response, version)
     except (AttributeError, KeyError, ValueError) as error:
-        return Refused(f"{version} is built in a way unknown to afterload: {error!r}")
+        return Refused(f"{version} is built in a way unknown to afterload: {error!r}", lasting=True)
 
 
 def _claim(start_response: FunctionType, version: str) -> Claim | Refused:
@@ -55,9 +56,13 @@ def _claim(start_response: FunctionType, version: str) -> Claim | Refused:
     if own["headers_set"] is not None:
         return Refused("the response has been started already")
     if handler.server.ssl_context is not None:
-        return Refused("Werkzeug's server does TLS itself (ssl_context is set): let a proxy in front do it")
+        return Refused(
+            "Werkzeug's server does TLS itself (ssl_context is set): let a proxy in front do it", lasting=True
+        )
     if handler.server.multiprocess:
-        return Refused("Werkzeug's forking server ends the process after each request: use threads instead")
+        return Refused(
+            "Werkzeug's forking server ends the process after each request: use threads instead", lasting=True
+        )
     if _read_ahead(handler):
         return Refused("the client sent bytes behind the request")
     kind = "threaded" if handler.server.multithread else "single-threaded"

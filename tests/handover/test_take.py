@@ -1,0 +1,166 @@
+"""What can be said of a request without a server: why it is refused, and what a set-up cannot do."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import gunicorn.http.wsgi
+import gunicorn.workers.base
+import pytest
+
+from afterload import handover
+from afterload.handover import Refused
+
+GET: dict[str, Any] = {
+    "REQUEST_METHOD": "GET",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "SERVER_SOFTWARE": "waitress/3.0",
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": False,
+}
+
+
+def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+    raise AssertionError("a refused request is not answered by the handover")
+
+
+def refused(environ: dict[str, Any]) -> Refused:
+    found = handover.take(environ, start_response)
+    assert isinstance(found, Refused)
+    return found
+
+
+def test_an_unknown_server_is_refused_for_good_and_by_name():
+    assert refused(GET) == Refused(
+        "waitress/3.0 is neither gunicorn nor Werkzeug's development server", lasting=True
+    )
+    nameless = {key: value for key, value in GET.items() if key != "SERVER_SOFTWARE"}
+    assert refused(nameless).reason.startswith("this server (it gives no SERVER_SOFTWARE) is neither")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"REQUEST_METHOD": "POST"}, "the request is 'POST', not GET"),
+        ({"REQUEST_METHOD": "HEAD"}, "the request is 'HEAD', not GET"),
+        ({"SERVER_PROTOCOL": "HTTP/2"}, "the request came by 'HTTP/2', not HTTP/1"),
+        ({"SERVER_PROTOCOL": "HTTP/0.9"}, "the request came by 'HTTP/0.9', not HTTP/1"),
+        ({"CONTENT_LENGTH": "1"}, "the request has a body"),
+        ({"HTTP_TRANSFER_ENCODING": "chunked"}, "the request has a body"),
+    ],
+)
+def test_a_request_that_is_no_plain_get_is_refused_this_time(change, reason):
+    assert refused(GET | change) == Refused(reason, lasting=False)
+
+
+@pytest.mark.parametrize("value", ["off", "OFF", " 0 ", "no", "false"])
+def test_it_can_be_switched_off_by_the_environment(monkeypatch, value):
+    monkeypatch.setenv("AFTERLOAD_HANDOVER", value)
+    assert refused(GET) == Refused("handover is switched off (AFTERLOAD_HANDOVER)", lasting=True)
+
+
+def test_elsewhere_than_on_linux_it_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert refused(GET).reason == "handover is tried on Linux only, and this is darwin"
+
+
+def test_several_processes_are_a_conflict_and_it_says_what_to_do():
+    assert handover.conflict(GET, start_response) is None
+    found = handover.conflict(GET | {"wsgi.multiprocess": True}, start_response)
+    assert found is not None
+    assert "waitress/3.0 runs several processes" in found
+    assert "run one process with threads" in found
+
+
+# Gunicorn's own objects, without its processes; tests/handover/test_servers.py has those.
+
+
+class Sync(gunicorn.workers.base.Worker):  # type: ignore[misc]
+    def __init__(self, **settings: Any) -> None:
+        self.alive = True
+        self.cfg = SimpleNamespace(worker_class_str="gthread", workers=1, max_requests=0, threads=4)
+        vars(self.cfg).update(settings)
+
+
+@pytest.fixture
+def worker() -> Iterator[Any]:
+    """Makes this process look like a gunicorn worker."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def make(**settings: Any) -> Sync:
+        made = Sync(**settings)
+        signal.signal(signal.SIGTERM, made.handle_exit)
+        return made
+
+    yield make
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_worker_that_is_told_to_end_says_so(worker):
+    assert not handover.stopping()
+    made = worker()
+    assert not handover.stopping()
+    made.handle_exit(signal.SIGTERM, None)
+    assert handover.stopping()
+
+
+def test_another_handler_of_sigterm_is_no_worker(worker):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert not handover.stopping()
+
+
+@pytest.mark.parametrize(("threads", "spare"), [(4, 3), (2, 1), (1, 0)])
+def test_the_last_thread_of_a_gunicorn_worker_is_not_to_spare(worker, threads, spare):
+    worker(threads=threads)
+    assert handover.spare_threads(GET, start_response) == spare
+
+
+def test_a_server_that_does_not_say_how_many_threads_it_has_is_not_asked():
+    assert handover.spare_threads(GET, start_response) is None
+    assert handover.spare_threads(GET | {"wsgi.multithread": False}, start_response) == 0
+
+
+def test_gunicorns_other_workers_have_no_threads_to_count(worker):
+    worker(worker_class_str="gevent", threads=1)
+    assert handover.spare_threads(GET, start_response) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"workers": 3}, "gunicorn runs 3 workers"),
+        ({"max_requests": 500}, "gunicorn ends its worker after 500 requests"),
+    ],
+)
+def test_gunicorns_settings_that_conflict_are_seen_behind_a_middleware_too(worker, settings, reason):
+    worker(**settings)
+    found = handover.conflict(GET, start_response)
+    assert found is not None
+    assert found.startswith(reason)
+
+
+def test_a_gunicorn_built_otherwise_is_refused_and_does_not_fail(monkeypatch):
+    request = SimpleNamespace(should_close=lambda: True)  # without its unreader
+    cfg = SimpleNamespace(worker_class_str="sync", is_ssl=False, workers=1, max_requests=0)
+    with socket.socket() as sock:
+        response = gunicorn.http.wsgi.Response(request, sock, cfg)
+        found = handover.take(GET, response.start_response)
+    assert isinstance(found, Refused)
+    assert found.lasting
+    assert "built in a way unknown to afterload" in found.reason
+
+
+def test_gunicorn_speaking_http_2_is_refused():
+    class HTTP2Response(gunicorn.http.wsgi.Response):  # type: ignore[misc]
+        pass
+
+    response = HTTP2Response(SimpleNamespace(), None, SimpleNamespace())
+    found = handover.take(GET, response.start_response)
+    assert isinstance(found, Refused)
+    assert "answers with " in found.reason
+    assert "not plain HTTP/1" in found.reason
