@@ -7,18 +7,15 @@ server, the console of a browser, the path of a screenshot. A failure should not
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.browser.fixtures import browser, console, open_page, page
+from tests.evidence import EVIDENCE, add_evidence
 from tests.servers.process import Server, Servers
 
-EVIDENCE = pytest.StashKey[list[tuple[str, Callable[[], str]]]]()
-
-
-def add_evidence(node: pytest.Item | pytest.Collector, title: str, text: Callable[[], str]) -> None:
-    """Have ``text()`` shown under ``title`` when a test of this node, or below it, fails."""
-    node.stash.setdefault(EVIDENCE, []).append((title, text))
+__all__ = ["browser", "console", "open_page", "page"]  # the fixtures
 
 
 @pytest.fixture
@@ -47,6 +44,9 @@ def _servers(
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
     # The quick ones first: what is wrong is known as soon as can be.
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("browser", "server")])
 

@@ -539,11 +539,6 @@ def test_the_apps_configuration_counts_more_than_arguments() -> None:
     assert (live.settings.linger, live.settings.retry, live.settings.allow_cross_site) == (4.0, 600, True)
 
 
-def test_the_namespace_is_the_apps_name_if_none_is_said() -> None:
-    assert Live(new_app("shop")).settings.namespace == "shop"
-    assert Live(new_app("shop"), namespace="all").settings.namespace == "all"
-
-
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

@@ -965,6 +965,49 @@ def test_a_forked_child_has_a_hub_of_its_own_whatever_its_parent_was_doing() -> 
     assert (done.stdout, done.stderr) == ("child 0\n", "")
 
 
+EXIT = """
+import asyncio
+from flask import Flask
+from afterload.flask import Live
+from afterload.testing import follow
+
+app = Flask(__name__, template_folder=".")
+live = Live(app)
+
+@live.loop
+def thread():
+    try:
+        while True:
+            yield {"#a": 1}
+            live.sleep(60)
+    finally:
+        print("thread cleaned up", flush=True)
+
+@live.loop
+async def task():
+    try:
+        while True:
+            yield {"#b": 1}
+            await asyncio.sleep(60)
+    finally:
+        print("task cleaned up", flush=True)
+
+for loop in (thread, task):
+    url = f"/{loop.name}"
+    app.add_url_rule(url, loop.name, lambda loop=loop: live.page("none.html", loop))
+for url in ("/thread", "/task"):
+    follow(app.test_client(), url, limit=1)
+"""
+
+
+def test_loops_clean_up_when_the_process_ends() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", EXIT], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert sorted(done.stdout.splitlines()) == ["task cleaned up", "thread cleaned up"]
+    assert done.stderr == ""
+
+
 # What a type checker sees
 
 TYPED = """

@@ -36,9 +36,9 @@ def test_every_setting_is_described() -> None:
 
 
 def test_given_settings_stand_in_place_of_the_others_which_stay() -> None:
-    settings = Settings().updated({"linger": 3, "namespace": "shop"})
-    assert (settings.linger, settings.namespace) == (3.0, "shop")
-    assert settings.updated({"retry": 700}) == Settings(linger=3, namespace="shop", retry=700)
+    settings = Settings().updated({"linger": 3, "stall": 9})
+    assert (settings.linger, settings.stall) == (3.0, 9.0)
+    assert settings.updated({"retry": 700}) == Settings(linger=3, stall=9, retry=700)
     assert Settings().linger == 15.0
 
 
@@ -132,11 +132,6 @@ def test_what_may_be_switched_off_may_be_0(name: str) -> None:
 def test_a_switch_is_a_bool(value: Any) -> None:
     with pytest.raises(SettingError, match="'allow_cross_site' is True or False, not"):
         Settings().updated({"allow_cross_site": value})
-
-
-def test_a_name_is_a_str() -> None:
-    with pytest.raises(SettingError, match="'namespace' is a str, not 3"):
-        Settings().updated({"namespace": 3})
 
 
 def test_an_unknown_setting_is_named_with_the_one_that_was_meant() -> None:

@@ -115,10 +115,9 @@ class Live(core.Live):
             if key.startswith(_PREFIX)
         }
         try:
-            settings = self.settings.updated(config)
+            self.settings = self.settings.updated(config)
         except SettingError as error:
             raise SettingError(f"in app.config, where each name begins with {_PREFIX}: {error}") from error
-        self.settings = settings if settings.namespace else settings.updated({"namespace": app.import_name})
         self._app = app
         app.extensions["afterload"] = self
         any_host: dict[str, Any] = {"host": "<afterload_host>"} if app.url_map.host_matching else {}

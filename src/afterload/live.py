@@ -6,6 +6,7 @@ follows, turns the request into a `negotiate.Request`, and for a stream asks `is
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
@@ -402,5 +403,13 @@ def _in_child() -> None:
         live._turned_away = Seldom()
 
 
+def _at_exit() -> None:
+    deadline = time.monotonic() + 1.5
+    for live in list(_lives):
+        live.close(max(0.1, deadline - time.monotonic()))
+
+
+# Behind that of `hub.thread`, so it runs before: loops clean up, and then the hub ends.
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

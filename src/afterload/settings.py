@@ -29,7 +29,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "ahead_entries": (1, math.inf),
     "ahead_bytes": (1, math.inf),
 }
-_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a str"}
+_NAMES = {int: "a whole number", float: "a number", bool: "True or False"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,6 @@ class Settings:
         flush_rate: flushes a second and channel set at most; the first patch after quiet goes at once.
         ahead_entries: how far a private loop may run ahead of its viewer, in entries.
         ahead_bytes: the same in bytes.
-        namespace: names the channels that belong together; default: the app's import name.
         allow_cross_site: answer streams asked for by pages of other sites.
     """
 
@@ -82,7 +81,6 @@ class Settings:
     flush_rate: float = 60.0
     ahead_entries: int = 64
     ahead_bytes: int = 65_536
-    namespace: str = ""
     allow_cross_site: bool = False
 
     def __post_init__(self) -> None:
@@ -118,7 +116,7 @@ def checked(name: str, value: Any, kind: type[Any]) -> Any:
             raise SettingError(f"setting {name!r} is too large a number") from None
     if type(value) is not kind:
         raise SettingError(f"setting {name!r} is {_NAMES[kind]}, not {value!r}")
-    if not isinstance(value, int | float) or kind is bool:
+    if kind is bool:
         return value
     if not math.isfinite(value):
         raise SettingError(f"setting {name!r} is a finite number, not {value!r}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Console
+from tests.browser.fixtures import Console
 from tests.browser.driver import Page, ScriptError
 from tests.browser.wire import Wire, block, hello
 from tests.browser.wire import page as html

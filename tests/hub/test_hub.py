@@ -503,3 +503,30 @@ def test_a_timer_far_ahead_is_waited_for_in_parts(bench: Bench, monkeypatch: pyt
     poller.run_once()
     poller.run_once()
     assert 0 < waited[-1] <= 3600
+
+
+@pytest.mark.parametrize("broken", ["_hello", "_recount"])
+def test_a_connection_that_cannot_be_taken_in_is_closed_and_forgotten(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.hub.fanout, broken, lambda *_: 1 / 0 if _[-1] != -1 else None)
+        lost = bench.connect("a")
+    lost.read()
+    assert lost.eof
+    assert not bench.hub.fanout.viewers
+    assert bench.hub.room("")
+    peer = bench.connect("a")
+    bench.publish("a", text("#n", 1))
+    bench.turn()
+    assert len(peer.read()) == 1
+
+
+def test_what_was_still_to_be_taken_in_is_let_go_with_the_hub() -> None:
+    """Stands for a fork: the child must not hold what its parent is about to serve."""
+    bench = Bench()
+    ours, theirs = socket.socketpair()
+    bench.hub.adopt(ours, Follow(bench.hub.log, ("a",)))
+    bench.close()
+    with theirs:
+        assert theirs.recv(1) == b""

@@ -137,6 +137,16 @@ class Fanout:
         except OSError:
             sock.close()  # gone before it was here
             return
+        try:
+            self._take_in(sock, follow)
+        except Exception:
+            held = self.viewers.get(sock.fileno())
+            if held is not None and held.sock is sock:
+                self._drop(held, "error")
+            sock.close()
+            raise
+
+    def _take_in(self, sock: socket.socket, follow: Follow) -> None:
         log, names = follow.log, follow.names
         if log is not self.shared and (log.epoch, names) in self.groups:
             # A private loop has one viewer: who comes with its key is the same page, back before we noticed
@@ -155,9 +165,9 @@ class Fanout:
         self._answers[key] = answer
         viewer.at = answer.offset
         viewer.closing = answer.finished or not follow.hold
+        self.poller.register(sock, viewer)  # first: the system may refuse
         self.viewers[viewer.fd] = viewer
         group.waiting.add(viewer)
-        self.poller.register(sock, viewer)
         self._addresses[viewer.address] += 1
         self.counters["connects"] += 1
         self._recount(group, 1)

@@ -11,6 +11,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ class Hub:
         self._lock = threading.Lock()
         self._started = clock()
         self._warned: set[str] = set()
+        self._arriving: deque[tuple[socket.socket, Follow]] = deque()
         self.fanout = Fanout(settings, self.poller, self._lock, self.log, send)
 
     def new_log(self, epoch: str) -> Log:
@@ -138,7 +140,11 @@ class Hub:
 
     def adopt(self, sock: socket.socket, follow: Follow) -> None:
         """Takes a connected socket for good and serves it."""
-        self.poller.call(lambda: self.fanout.adopt(sock, follow))
+        self._arriving.append((sock, follow))
+        self.poller.call(self._take_in)
+
+    def _take_in(self) -> None:
+        self.fanout.adopt(*self._arriving.popleft())
 
     def viewers(self, name: str, log: Log | None = None) -> int:
         """How many viewers follow a channel."""
@@ -201,5 +207,7 @@ class Hub:
     def release(self) -> None:
         """Closes everything without a word: what a forked child does with its copy."""
         self.closed = True
+        while self._arriving:
+            self._arriving.popleft()[0].close()
         self.fanout.release()
         self.poller.close()

@@ -122,7 +122,9 @@ class Poller:
             logger.exception("afterload: an error inside the hub; it goes on")
 
     def close(self) -> None:
-        """Closes what the poller itself has opened."""
+        """Closes what the poller itself has opened, and forgets what it was to do."""
+        self._commands.clear()
+        self._timers.clear()
         self._selector.close()
         self._wake_in.close()
         self._wake_out.close()

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.browser.driver import Browser, Chromium, ConsoleEntry, NotInstalledError, Page
-from tests.conftest import add_evidence
+from tests.evidence import add_evidence
 
 HERE = Path(__file__).parent
 OUTPUT = HERE.parents[1] / "test-output"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker("browser")
 
 
 @pytest.fixture(scope="session")
