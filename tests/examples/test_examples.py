@@ -1,0 +1,232 @@
+"""Each example does what it says, asked as an app's own tests would ask."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from markupsafe import Markup
+
+from afterload import Patch, append, append_text, navigate, text, value
+from afterload.testing import Block, follow
+from tests.docs.markdown import ROOT
+from tests.examples.mounted import MODULES, NAMES
+
+
+@pytest.fixture
+def client(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FlaskClient]:
+    """A client of the example that the test is marked with."""
+    module = MODULES[request.param]
+    monkeypatch.setenv("ORDERS", str(tmp_path / "orders.sqlite"))
+    yield module.app.test_client()
+    module.live.close()
+
+
+def of(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("client", [name], indirect=True)
+
+
+def patches(blocks: list[Block]) -> list[Patch]:
+    return [patch for block in blocks for patch in block.patches]
+
+
+def until(client: FlaskClient, targets: set[str]) -> list[Patch]:
+    """What a page is sent, until all of these places were written to."""
+    for limit in (1, 3, 9, 27):
+        seen = patches(follow(client, "/", limit=limit))
+        if targets <= {patch.target for patch in seen}:
+            return seen
+    raise AssertionError(f"{targets} were not all written to; what came: {seen}")
+
+
+def log_in(module: ModuleType, user: str) -> FlaskClient:
+    made: FlaskClient = module.app.test_client()
+    assert made.post("/login", data={"user": user}).status_code == 302
+    return made
+
+
+@pytest.mark.parametrize("client", [name for name in NAMES if name != "login"], indirect=True)
+def test_the_page_is_whole_html_with_a_script_that_follows(client: FlaskClient) -> None:
+    response = client.get("/")
+    assert response.status_code == 200
+    assert response.text.startswith("<!doctype html>")
+    assert "data-position=" in response.text or "new EventSource(" in response.text
+
+
+def test_importing_all_of_them_starts_nothing() -> None:
+    code = "import threading, tests.examples.mounted; print(threading.active_count())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+@of("spinner")
+def test_the_spinner_counts_from_0_on_each_page(client: FlaskClient) -> None:
+    for _ in range(2):
+        assert patches(follow(client, "/", limit=2)) == [text("#data", "\\ 0"), text("#data", "| 1")]
+
+
+@of("spinner")
+def test_the_spinner_goes_on_after_a_cut(client: FlaskClient) -> None:
+    first = follow(client, "/", limit=2)
+    [again] = follow(client, "/", limit=1, headers={"Last-Event-ID": first[-1].id})
+    assert int(str(patches([again])[-1].content).split()[1]) >= 2
+
+
+@of("spinner_async")
+def test_the_async_spinner_counts_too(client: FlaskClient) -> None:
+    assert patches(follow(client, "/", limit=2)) == [text("#data", "\\ 0"), text("#data", "| 1")]
+
+
+@of("clock")
+def test_the_clock_counts_its_viewers(client: FlaskClient) -> None:
+    assert text("#viewers", 1) in patches(follow(client, "/", limit=2))
+
+
+@of("progress")
+def test_who_comes_after_the_end_of_the_work_is_shown_the_result(client: FlaskClient) -> None:
+    seen = follow(client, "/")
+    assert value("#bar", 50) in patches(seen)
+    late = follow(client, "/")
+    assert [block.event for block in late] == ["snapshot", "end"]
+    assert late[-1].status == "done"
+    assert patches(late) == [value("#bar", 50), text("#step", 50), patches(seen)[-1]]
+    assert client.post("/again").status_code == 302
+    [first, *_] = patches(follow(client, "/", limit=1))
+    assert first.target == "#bar"
+    assert int(first.content) < 50
+
+
+@of("log")
+def test_the_log_escapes_what_it_shows_and_keeps_500_lines(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULES["log"].random, "choice", lambda users: users[-1])
+    seen = patches(follow(client, "/", limit=5))
+    assert len(seen) >= 5
+    for patch in seen:
+        assert (patch.action, patch.target, patch.options) == ("append", "#log", {"keep": 500})
+        assert patch.content.startswith("<div>")
+        assert " &lt;anonymous&gt; <b>#" in patch.content
+
+
+@of("anywhere")
+def test_what_a_request_a_thread_and_a_loop_publish_comes_over_one_connection(client: FlaskClient) -> None:
+    client.get("/")
+    assert client.post("/", data={"note": "<hello>"}).status_code == 302
+    assert text("#note", "<hello>") in until(client, {"#time", "#degrees", "#note"})
+
+
+@of("orders")
+def test_an_order_is_in_the_page_and_in_the_stream(client: FlaskClient) -> None:
+    assert client.post("/", data={"thing": "<tea>"}).status_code == 302
+    row = Markup('<li id="order-1">&lt;tea&gt;</li>')
+    page = client.get("/").text
+    assert row in page
+    assert '<b id="count">1</b>' in page
+    assert patches(follow(client, "/", limit=1)) == [append("#orders", row), text("#count", 1)]
+
+
+@of("orders")
+def test_after_a_restart_a_page_with_orders_is_told_to_fetch_itself(client: FlaskClient) -> None:
+    client.post("/", data={"thing": "tea"})
+    [block] = follow(client, "/", limit=1)
+    MODULES["orders"].live.close()  # memory is lost
+    [told] = follow(client, "/", limit=1, headers={"Last-Event-ID": block.id})
+    assert told.event == "refresh"
+    assert '<li id="order-1">tea</li>' in client.get("/").text
+
+
+@of("tokens")
+def test_tokens_are_added_one_after_the_other_as_text(client: FlaskClient) -> None:
+    seen = patches(follow(client, "/?q=<why>"))
+    assert {(patch.action, patch.target) for patch in seen} == {("append_text", "#answer")}
+    answer = "".join(patch.content for patch in seen)
+    assert answer == "You ask: <why> I have thought about it, and the answer is: <maybe>. "
+    assert append_text("#answer", "You ") == seen[0]
+
+
+@of("tokens")
+def test_an_answer_that_was_lost_is_not_given_a_second_time(client: FlaskClient) -> None:
+    first = follow(client, "/", limit=1)
+    MODULES["tokens"].live.close()
+    [end] = follow(client, "/", headers={"Last-Event-ID": first[-1].id})
+    assert (end.event, end.status) == ("end", "lost")
+
+
+@of("bare")
+def test_plain_strings_come_as_messages_until_the_end(client: FlaskClient) -> None:
+    assert [block.text for block in follow(client, "/", limit=2)] == ["\\ 0", "| 1"]
+    blocks = follow(client, "/launch")
+    assert [block.text for block in blocks if block.event == "message"] == ["3", "2", "1", "lift-off"]
+    assert follow(client, "/launch", headers={"Last-Event-ID": blocks[-1].id}) == []
+
+
+@of("status")
+def test_the_counter_counts(client: FlaskClient) -> None:
+    seen = [int(patch.content) for patch in patches(follow(client, "/", limit=2))]
+    assert seen[0] < seen[1]
+
+
+@of("failing")
+def test_a_failure_is_told_to_the_page_without_its_cause_and_to_the_app_with_it(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolled = iter([2, 1, 0])
+    monkeypatch.setattr(MODULES["failing"].random, "randint", lambda low, high: next(rolled))
+    blocks = follow(client, "/")
+    assert patches(blocks)[-1] == text("#share", "1/1 is 1.000")
+    assert blocks[-1].status == "failed"
+    assert blocks[-1].message
+    assert "division" not in repr(blocks)
+    assert json.loads(client.get("/failures").data)[-1] == "dice: ZeroDivisionError('division by zero')"
+    assert "the loop 'dice' failed" in caplog.text
+
+
+@of("login")
+def test_only_those_who_are_logged_in_may_follow(client: FlaskClient) -> None:
+    assert client.get("/").headers["Location"] == "/login"
+    with pytest.raises(AssertionError, match="302"):
+        follow(client, "/", limit=1)
+
+
+@of("login")
+def test_a_message_reaches_whom_it_is_for_and_a_logout_sends_the_page_away(client: FlaskClient) -> None:
+    module = MODULES["login"]
+    ann, bob = log_in(module, "ann"), log_in(module, "bob")
+    ann.post("/say", data={"to": "bob", "text": "hello"})
+    ann.post("/say", data={"to": "", "text": "all"})
+    assert patches(follow(bob, "/", limit=1)) == [text("#to-all", "ann: all"), text("#to-you", "ann: hello")]
+    [block] = follow(ann, "/", limit=1)
+    assert patches([block]) == [text("#to-all", "ann: all")]
+    same = module.app.test_client()
+    same.post("/login", data={"user": "ann"})
+    same.post("/logout")
+    assert patches(follow(ann, "/", limit=1, headers={"Last-Event-ID": block.id})) == [navigate("/login")]
+    assert client.post("/say", data={"to": "", "text": "x"}).headers["Location"] == "/login"
+
+
+@of("csp")
+def test_the_policy_names_the_nonce_of_the_script(client: FlaskClient) -> None:
+    response = client.get("/")
+    nonce = response.text.partition('nonce="')[2].partition('"')[0]
+    assert len(nonce) > 20
+    assert f"'nonce-{nonce}'" in response.headers["Content-Security-Policy"]
+
+
+def test_every_example_has_a_test_of_its_own() -> None:
+    marks: list[Any] = [
+        mark
+        for test in globals().values()
+        for mark in getattr(test, "pytestmark", [])
+        if mark.args[0] == "client"
+    ]
+    assert {name for mark in marks for name in mark.args[1] if len(mark.args[1]) == 1} == set(NAMES)

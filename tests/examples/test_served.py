@@ -1,0 +1,172 @@
+"""Every example under a real gunicorn, in a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.fixtures import Console
+from tests.browser.driver import Page
+from tests.examples.mounted import NAMES
+from tests.servers.process import Server, Servers
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+TIME = r"/^\d\d:\d\d:\d\d$/.test(document.querySelector('#time').textContent)"
+COUNTS = "Number(document.querySelector('#data').textContent.split(' ')[1]) > 3"
+
+
+@pytest.fixture(scope="module")
+def server(module_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    orders = tmp_path_factory.mktemp("orders") / "orders.sqlite"
+    return module_servers.gunicorn("tests.examples.mounted:app", env={"ORDERS": str(orders)})
+
+
+def _private(page: Page) -> None:
+    page.wait_for(COUNTS)
+    page.wait_for_status("live")
+
+
+def _clock(page: Page) -> None:
+    page.wait_for(TIME)
+    page.wait_for("Number(document.querySelector('#viewers').textContent) === 1")
+
+
+def _progress(page: Page) -> None:
+    page.wait_for_text("#result", "The sum of 50 dice is", timeout=20)
+    page.wait_for_status("ended")
+    page.click("button")
+    page.wait_for("document.querySelector('#bar').value > 0 && document.querySelector('#bar').value < 50")
+    assert page.text("#result") == ""
+
+
+def _log(page: Page) -> None:
+    page.wait_for("document.querySelectorAll('#log > div').length > 20")
+    page.wait_for("document.querySelector('#log').textContent.includes('<anonymous>')")
+    at_end = "(e => e.scrollHeight - e.scrollTop - e.clientHeight < 2)(document.querySelector('#log'))"
+    page.wait_for(f"document.querySelector('#log').scrollTop > 0 && {at_end}")
+
+
+def _anywhere(page: Page) -> None:
+    page.wait_for(TIME)
+    page.wait_for("!isNaN(document.querySelector('#degrees').textContent)")
+    page.type("input", "<hello>")
+    page.click("button")
+    page.wait_for_text("#note", "<hello>")
+
+
+def _orders(page: Page) -> None:
+    page.type("input", "<tea>")
+    page.click("button")
+    page.wait_for_text("#orders li", "<tea>")
+    page.wait_for_text("#count", "1")
+    page.wait_for_status("live")
+
+
+def _tokens(page: Page) -> None:
+    page.wait_for_text("#answer", "the answer is: <maybe>.")
+    page.wait_for_status("ended")
+
+
+def _bare(page: Page) -> None:
+    page.wait_for(COUNTS)
+    assert not page.eval("'live' in document.documentElement.dataset")
+
+
+def _status(page: Page) -> None:
+    page.wait_for("document.querySelector('#status').textContent === 'live'")
+    page.run("document.querySelectorAll('button')[0].click()")
+    page.wait_for_text("#status", "not following any more")
+    page.run("document.querySelectorAll('button')[1].click()")
+    page.wait_for("document.querySelector('#status').textContent === 'live'")
+
+
+def _login(page: Page) -> None:
+    page.type("input", "ann")
+    page.click("button")
+    page.wait_for_status("live")
+    page.type("[name=text]", "hello")
+    page.run("document.querySelector('[name=text]').form.submit()")
+    page.wait_for_text("#to-all", "ann: hello")
+    page.click("button")
+    page.wait_for("location.pathname.endsWith('/login')")
+
+
+def _failing(page: Page) -> None:
+    page.wait_for_status("failed")
+    assert page.text("#share").startswith("1/")
+    assert "Something went wrong" in page.text("#notice")
+
+
+def _csp(page: Page) -> None:
+    page.wait_for(TIME)
+    page.wait_for_status("live")
+
+
+CHECKS: dict[str, Callable[[Page], None]] = {
+    "anywhere": _anywhere,
+    "bare": _bare,
+    "clock": _clock,
+    "csp": _csp,
+    "failing": _failing,
+    "log": _log,
+    "login": _login,
+    "orders": _orders,
+    "progress": _progress,
+    "spinner": _private,
+    "spinner_async": _private,
+    "status": _status,
+    "tokens": _tokens,
+}
+
+
+def stats(server: Server, name: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{server.url}/stats/{name}", timeout=5) as response:
+        found: dict[str, Any] = json.load(response)
+        return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_does_what_its_how_to_says(name: str, server: Server, page: Page, console: Console) -> None:
+    page.goto(f"{server.url}/{name}/")
+    CHECKS[name](page)
+    # A page that follows holds no thread of the server.
+    counted = stats(server, name)
+    assert counted["handovers"] > 0
+    assert "fallbacks" not in counted
+    assert counted["errors"] == 0
+    refused = [entry.text for entry in console.read() if "Content Security Policy" in entry.text]
+    assert [text for text in refused if "favicon" not in text] == []
+
+
+def test_every_example_is_looked_at() -> None:
+    assert sorted(CHECKS) == NAMES
+
+
+def test_orders_are_right_after_a_restart_and_what_was_typed_is_still_there(
+    servers: Servers, page: Page, tmp_path: Path
+) -> None:
+    database = tmp_path / "orders.sqlite"
+    server = servers.gunicorn("examples.orders:app", env={"ORDERS": str(database)})
+    page.goto(server.url)
+    page.wait_for_status("live")
+    urllib.request.urlopen(server.url, data=b"thing=tea", timeout=10).close()
+    page.wait_for_text("#orders", "tea")
+    page.type("input", "half a wo")
+    server.kill()
+    page.wait_for_status("reconnecting")
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
+        db.execute("insert into orders (thing) values ('ordered meanwhile')")
+    server.start()
+    page.wait_for_text("#orders", "ordered meanwhile", timeout=20)
+    page.wait_for_text("#count", "2")
+    page.wait_for_status("live")
+    assert page.eval("document.querySelector('input').value") == "half a wo"
+    assert page.eval("document.querySelectorAll('#orders li').length") == 2
