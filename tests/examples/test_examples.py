@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,8 +29,28 @@ def client(
     """A client of the example that the test is marked with."""
     module = MODULES[request.param]
     monkeypatch.setenv("ORDERS", str(tmp_path / "orders.sqlite"))
+    over = threading.Event()
+    before = threading.enumerate()
+    if request.param == "anywhere":
+        # Its thread would go on for the rest of this process, and throw dice under the property tests.
+        def sleep(seconds: float) -> None:
+            if over.wait(seconds):
+                raise InterruptedError
+
+        def until_over(measure: Callable[[], None] = module.measure) -> None:
+            with contextlib.suppress(InterruptedError):
+                measure()
+
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep))
+        monkeypatch.setattr(module, "measure", until_over)
+        monkeypatch.setattr(module, "thread", threading.Lock())
     yield module.app.test_client()
+    over.set()
     module.live.close()
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join(5)
+            assert not thread.is_alive(), f"{thread} goes on"
 
 
 def of(name: str) -> pytest.MarkDecorator:

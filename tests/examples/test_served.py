@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser.fixtures import Console
 from tests.browser.driver import Page
+from tests.browser.fixtures import Console
 from tests.examples.mounted import NAMES
 from tests.servers.process import Server, Servers
 

@@ -33,7 +33,8 @@ _courier = threading.Lock()
 def database() -> sqlite3.Connection:
     """A connection, to be closed by who asked for it."""
     folder = Path(
-        os.environ.get("AFTERLOAD_DEMO_DATA") or Path(tempfile.gettempdir()) / f"afterload-demo-{getpass.getuser()}"
+        os.environ.get("AFTERLOAD_DEMO_DATA")
+        or Path(tempfile.gettempdir()) / f"afterload-demo-{getpass.getuser()}"
     )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     connection = sqlite3.connect(folder / "orders.sqlite", isolation_level=None, timeout=10)
