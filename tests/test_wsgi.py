@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import gc
 import logging
 import os
@@ -156,6 +158,34 @@ def test_the_apps_headers_are_the_responses_and_those_of_the_connection_are_not(
             assert live.stats()["handovers"] == 1
         else:
             assert live.stats()["fallbacks"] == 1
+
+
+def test_what_a_wrapper_keeps_of_another_request_is_not_taken():
+    """Werkzeug's; with gunicorn's objects it is tried in tests/handover/test_take.py."""
+    kept: list[Any] = []
+    found: list[Any] = []
+    answered = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            kept.append(start_response)
+            answered.wait(20)
+        else:
+            found.append(handover.find(environ, functools.partial(print, kept[0])))
+            found.append(handover.find(environ, functools.partial(print, kept[0], start_response)))
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["PATH_INFO"].encode()]
+
+    with serve(app) as where, Raw(where).ask("/slow") as slow:
+        wait_until(lambda: bool(kept), 20, "the slow request to have begun")
+        assert dechunked(get(where, "/fast").body) == b"/fast"
+        answered.set()
+        slow.rest()
+        assert dechunked(slow.body) == b"/slow"
+    refused, claim = found
+    assert isinstance(refused, handover.Refused)
+    assert "Werkzeug's own is not to be found behind it" in refused.reason
+    assert isinstance(claim, handover.Claim)
 
 
 def test_a_date_that_the_app_gave_is_kept(live):
@@ -352,15 +382,55 @@ def test_a_header_that_is_none_is_a_500_and_takes_no_connection(live, caplog, he
     assert "handovers" not in live.stats()
 
 
-def test_a_server_that_refuses_the_response_after_the_take_leaves_no_client_hanging(live, monkeypatch):
-    def refuses(taken: handover.Taken, status: str, headers: Any) -> Any:
-        raise ValueError("the server knows better")
+def test_without_a_descriptor_for_the_take_the_response_that_was_started_is_streamed(
+    live, monkeypatch, caplog
+):
+    def none_left(connection: socket.socket) -> Any:
+        raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(handover.Taken, "finish", refuses)
-    with serve(Middleware(follower(live), live)) as where, on(where) as raw:
-        raw.rest()
-    assert raw.head.startswith(b"HTTP/1.1 500 ")
-    assert raw.body == b""
+    monkeypatch.setattr(handover, "swap", none_left)
+    with serve(Middleware(follower(live, headers=(("X-After", "yes"),)), live)) as where, on(where) as raw:
+        raw.until(b"event: hello")
+        held(live, 1)
+        live.publish("news", text("#a", "one"))
+        raw.until(b'"one"')
+        assert raw.data.count(b"HTTP/1.") == 1
+        assert fields(raw)["x-after"] == ["yes"]
+        assert raw.body.count(b"HTTP") == 0
+    assert (live.stats()["fallbacks"], "handovers" in live.stats()) == (1, False)
+    assert "the connection could not be taken: [Errno 24] Too many open files" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["werkzeug", "unknown"])
+def test_the_response_is_started_once_and_with_what_the_framework_knew_of_the_request(live, kind):
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
+    seen: list[tuple[str, str]] = []
+    inner = follower(live)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        token = request.set(environ["PATH_INFO"])
+        try:
+            return inner(environ, start_response)
+        finally:
+            request.reset(token)
+
+    middleware = Middleware(app, live)
+
+    def tracked(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        def start(status: str, headers: Any) -> Any:
+            seen.append((status, request.get()))
+            return start_response(status, headers)
+
+        return middleware(environ, start)
+
+    with serve(tracked, kind) as where:
+        for count, path in enumerate(("/one", "/two"), 1):
+            with on(where, path) as raw:
+                raw.until(b"event: hello")
+                assert len(seen) == count
+        get(where, "/three", method="HEAD")
+    assert seen == [("200 OK", "/one"), ("200 OK", "/two"), ("200 OK", "/three")]
+    assert request.get() == "none"
 
 
 def test_a_hub_that_cannot_take_the_connection_lets_it_go(live, monkeypatch):
@@ -526,6 +596,21 @@ def test_a_test_client_holds_nobodys_thread_and_may_follow_as_often_as_it_likes(
     assert caplog.records == []
 
 
+def test_a_test_client_is_known_behind_a_tracker_too(live, caplog):
+    middleware = Middleware(follower(live), live)
+
+    def tracked(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return middleware(environ, functools.partial(lambda inner, *args: inner(*args), start_response))
+
+    client = werkzeug.test.Client(tracked)
+    opened = [client.get("/", buffered=False) for _ in range(5)]
+    held(live, 5)
+    for response in opened:
+        response.close()
+    held(live, 0)
+    assert caplog.records == []
+
+
 def test_a_server_without_a_name_is_not_taken_for_a_test_client(live):
     """uWSGI gives no SERVER_SOFTWARE, and has a few threads like any other."""
     middleware = Middleware(follower(live), live)
@@ -628,6 +713,7 @@ def test_two_of_them_around_one_app_hold_a_viewer_once(live):
             live.publish("news", text("#a", "one"))
             raw.until(b'"one"')
             assert outer.stats()["viewers"] == 0
+            assert live.stats()["handovers"] == 1  # seen through the other
     finally:
         outer.close()
 

@@ -2,9 +2,10 @@
 
 `Middleware` wraps the app outermost. A view that wants its response to be a stream leaves a function in the
 environ that says what is to be followed. When the framework is through (its hooks run, its session saved, its
-contexts popped) that function is called, the connection is taken from the server and given to the hub, which
-writes the framework's response head and everything after. Where it cannot be taken, the hub writes to a socket
-pair, and the server streams the other end.
+contexts popped) that function is called, and the response is started as ever: through whatever wraps the server's
+own `start_response`, an error tracker for example. Then the connection is taken from the server and given to the
+hub, which writes the head that has arrived at the server and everything after. Where it cannot be taken, the hub
+writes to a socket pair, and the server streams the other end.
 
 Whatever fails on the way is logged, and the client gets an answer: until the connection is taken, nothing has
 been written; once it is, only the hub writes.
@@ -12,6 +13,7 @@ been written; once it is, only the hub writes.
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import logging
 import random
@@ -20,6 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from . import handover
@@ -77,14 +80,16 @@ class Middleware:
             self._looked = True
             self._conflict(environ, start_response)
         started = False
-        stream: tuple[str, Headers] | None = None
+        stream: tuple[str, Headers, contextvars.Context] | None = None
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
             nonlocal started, stream
             started = True
             # An error page, or a response that a hook put in the place of the view's, is answered as it is.
             if STREAM in environ and status.startswith("200") and _is_stream(headers):
-                stream = status, headers
+                # The framework's contexts are gone when the response is started, and a tracer around the app
+                # may ask, as it could in any other response, which request this is.
+                stream = status, headers, contextvars.copy_context()
                 return lambda data: None
             stream = None
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
@@ -98,14 +103,19 @@ class Middleware:
         return self._answer(environ, start_response, *stream)
 
     def _answer(
-        self, environ: WSGIEnvironment, start_response: StartResponse, status: str, headers: Headers
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        status: str,
+        headers: Headers,
+        context: contextvars.Context,
     ) -> Iterable[bytes]:
-        headers = [(name, value) for name, value in headers if name.lower() not in _NOT_OURS]
+        headers = _ours(headers)
         if environ.get("REQUEST_METHOD") == "HEAD":
-            start_response(status, headers)
+            context.run(start_response, status, headers)
             return []
         try:
-            head = _head(status, headers)  # before the connection is taken: it may be refused
+            _head(status, headers)  # before anything is started: it may be none
             follow: Follow = environ[STREAM]()
             # An app around this one may have a Live too, and must not take it again.
             environ.pop(STREAM, None)
@@ -118,18 +128,12 @@ class Middleware:
             self._conflict(environ, start_response) or not hub.room(follow.address) or self._stopping(hub)
         ):
             follow = replace(follow, hold=False)
-        taken = handover.take(environ, start_response)
-        if isinstance(taken, handover.Taken):
-            return _hand_over(hub, taken, replace(follow, head=head), status, headers)
-        if _is_test_client(start_response):
-            most = self._live.settings.max_viewers
-        else:
-            most = self._live.settings.fallback_viewers
-            spare = handover.spare_threads(environ, start_response)
-            if spare is not None:
-                most = min(most, spare)
-            self._say_refused(taken, most)
-        return self._stream_through(hub, environ, start_response, follow, most, status, headers)
+        found = handover.find(environ, start_response)
+        context.run(start_response, status, headers)
+        answer = found if isinstance(found, handover.Refused) else _hand_over(hub, found, follow)
+        if isinstance(answer, handover.Refused):
+            return self._stream_through(hub, environ, start_response, follow, answer)
+        return answer
 
     def _stream_through(
         self,
@@ -137,11 +141,17 @@ class Middleware:
         environ: WSGIEnvironment,
         start_response: StartResponse,
         follow: Follow,
-        most: int,
-        status: str,
-        headers: Headers,
+        refused: handover.Refused,
     ) -> Iterable[bytes]:
-        """Has the server stream what the hub writes; no more than `most` of these are held at a time."""
+        """Has the server stream what the hub writes; no more than a few of these are held at a time."""
+        if _is_test_client(start_response):
+            most = self._live.settings.max_viewers
+        else:
+            most = self._live.settings.fallback_viewers
+            spare = handover.spare_threads(environ, start_response)
+            if spare is not None:
+                most = min(most, spare)
+            self._say_refused(refused, most)
         slot = self._slots.take(most) if follow.hold else None
         try:
             pair = handover.Fallback.open(environ, handover.stopping)
@@ -149,12 +159,10 @@ class Middleware:
             logger.error("afterload: no descriptor for a stream, the page is asked to come again: %s", error)
             if slot is not None:
                 slot.free()
-            start_response(status, headers)
             retry = self._live.settings.short_retry
             return [sse.bye(int(retry * random.uniform(1, 1.5)))]  # noqa: S311 - spreads load, is no secret
         body = _Body(pair.body, slot)
         try:
-            start_response(status, headers)
             hub.count("fallbacks")
             _adopt(hub, pair.hub_end, replace(follow, hold=slot is not None))
         except BaseException:
@@ -278,27 +286,27 @@ class _Begun:
         _close(self._body)
 
 
-def _hand_over(
-    hub: Hub, taken: handover.Taken, follow: Follow, status: str, headers: Headers
-) -> Iterable[bytes]:
-    """Gives a connection to the hub. Whatever fails from here on, nothing of the server's gets out."""
-    try:
-        body = taken.finish(status, headers)
-    except BaseException:
-        # The server refuses the response (a header that is none, for example), and will say so to a dummy.
-        try:
-            taken.sock.send(_head("500 Internal Server Error", [("Content-Length", "0")]))
-        except OSError:
-            pass
-        taken.close()
-        raise
+def _hand_over(hub: Hub, claim: handover.Claim, follow: Follow) -> Iterable[bytes] | handover.Refused:
+    """Gives the connection of a response that was started to the hub; nothing of the server's gets out then."""
+    arrived = claim.head()
+    if isinstance(arrived, handover.Refused):
+        return arrived
+    status, headers = arrived[0], _ours(arrived[1])
+    if not (status.startswith("200") and _is_stream(headers)):
+        # What wraps start_response has made another answer of it, and has a body for that, if any.
+        claim.close_after()
+        return []
+    head = _head(status, headers)  # may fail, and so comes before the take: the server answers that yet
+    taken = handover.take(claim)
+    if isinstance(taken, handover.Refused):
+        return taken
     hub.count("handovers")
     try:
-        _adopt(hub, taken.sock, follow)
+        _adopt(hub, taken.sock, replace(follow, head=head))
     except BaseException:
         taken.close()
         raise
-    return body
+    return taken.body
 
 
 def _say_bye_when_stopping(hub: Hub) -> None:
@@ -344,7 +352,15 @@ def _is_stream(headers: Headers) -> bool:
 
 
 def _is_test_client(start_response: StartResponse) -> bool:
-    return getattr(start_response, "__module__", None) in _TEST_CLIENTS
+    return any(
+        getattr(layer, "__module__", None) in _TEST_CLIENTS
+        for layer in handover.layers(start_response)
+        if type(layer) is FunctionType
+    )
+
+
+def _ours(headers: Headers) -> Headers:
+    return [(name, value) for name, value in headers if name.lower() not in _NOT_OURS]
 
 
 def _head(status: str, headers: Headers) -> bytes:

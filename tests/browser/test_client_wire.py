@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser.fixtures import Console
 from tests.browser.driver import Page, ScriptError
+from tests.browser.fixtures import Console
 from tests.browser.wire import Wire, block, hello
 from tests.browser.wire import page as html
 from tests.servers.process import wait_until

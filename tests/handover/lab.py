@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -109,7 +109,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         start_response("200 OK", [TEXT, ("Content-Length", str(len(data))), *headers])
         return [data]
 
-    if path in ("/stream", "/boom", "/forgets", "/wrapped"):
+    if path in ("/stream", "/boom", "/forgets", "/flood"):
         return stream(path, environ, start_response)
     if path == "/fallback":
         pair = handover.Fallback.open(environ, handover.stopping)
@@ -134,23 +134,35 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
 
 
 def stream(path: str, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    own = start_response
-    if path == "/wrapped":
-
-        def start_response(*arguments: Any) -> Any:  # type: ignore[misc]
-            return own(*arguments)
-
-    taken = handover.take(environ, start_response)
-    if isinstance(taken, handover.Refused):
-        data = f"refused: {taken.reason}".encode()
-        headers = [TEXT, ("Content-Length", str(len(data))), ("X-Refused", taken.reason)]
-        start_response("200 OK", headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [data]
+    found = handover.find(environ, start_response)
+    if isinstance(found, handover.Refused):
+        return refuse(found, environ, start_response)
+    start_response("200 OK", [("Content-Type", "text/event-stream")])
+    taken = handover.take(found)
+    assert isinstance(taken, handover.Taken), taken
     the_hub().adopt(taken.sock, HEAD + f": {taken.server}\n\n".encode())
     if path == "/boom":
         raise RuntimeError("after the take " + "x" * 300_000)
-    body = taken.finish("200 OK", [("Content-Type", "text/event-stream")])
-    return iter(body) if path == "/forgets" else body  # an iterator has no close(): a rude middleware
+    if path == "/flood":
+        return flood(taken)
+    if path == "/forgets":
+        return iter(taken.body)  # it has no close(): a rude middleware
+    return taken.body
+
+
+def flood(taken: handover.Taken) -> Iterator[bytes]:
+    """The body of a middleware that adds one of its own, and more than the dummy takes."""
+    yield b"x" * 1_000_000
+    taken.body.clear()
+
+
+def refuse(
+    refused: handover.Refused, environ: WSGIEnvironment, start_response: StartResponse
+) -> Iterable[bytes]:
+    data = f"refused: {refused.reason}".encode()
+    headers = [TEXT, ("Content-Length", str(len(data))), ("X-Refused", refused.reason)]
+    start_response("200 OK", headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [data]
 
 
 def state() -> dict[str, Any]:

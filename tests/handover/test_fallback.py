@@ -197,6 +197,67 @@ def test_a_forked_child_keeps_no_stream_of_its_parent_open():
     assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
+ELSEWHERE = """
+import errno, os, select, signal, socket, struct, sys
+
+# What is not there: first on Windows, then on macOS.
+missing = {
+    "win32": [(socket, "MSG_DONTWAIT"), (socket, "MSG_NOSIGNAL"), (socket, "AF_UNIX"), (select, "POLLRDHUP"),
+              (select, "poll"), (select, "epoll"), (os, "register_at_fork"), (os, "fork"), (os, "dup2")],
+    "darwin": [(socket, "MSG_NOSIGNAL"), (select, "POLLRDHUP"), (select, "epoll")],
+}
+import afterload.errors, afterload.handover, afterload.wsgi  # so that what they need is there
+
+ours = [name for name in sys.modules if name.startswith("afterload.handover") or name == "afterload.wsgi"]
+for name in ours:
+    del sys.modules[name]
+pair = socket.socketpair
+for module, name in missing[sys.argv[1]]:
+    delattr(module, name)
+if sys.argv[1] == "win32":
+    sys.modules["fcntl"] = sys.modules["resource"] = None  # to import them is an error
+socket.socketpair = lambda: pair(1)  # its default family is the one that is not there
+sys.platform = sys.argv[1]
+
+from afterload import handover, wsgi
+
+server, client = socket.socketpair()
+environ = {"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.socket": server,
+           "wsgi.multithread": True}
+refused = handover.find(environ, print)
+assert refused.reason.startswith("handover is tried on Linux only"), refused
+assert handover.conflict(environ, print) is None
+assert handover.spare_threads(environ, print) is None
+assert not handover.stopping()
+
+fallback = handover.Fallback.open(environ, handover.stopping)
+fallback.hub_end.send(b"one.")
+assert next(fallback.body) == b"one."
+fallback.hub_end.send(b"never read")
+fallback.body.close()
+fallback.body.close()
+assert fallback.hub_end.recv(1) == b""
+fallback.hub_end.close()
+
+fallback = handover.Fallback.open(environ)
+fallback.hub_end.close()
+assert list(fallback.body) == []
+print("fine")
+"""
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_elsewhere_than_on_linux_everything_goes_through_the_server(platform):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ELSEWHERE, platform],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
 def test_a_socket_of_gevents_is_not_waited_for(monkeypatch, connection):
     """poll() on it would stop every greenlet of the process."""
     monkeypatch.setattr(socket.socket, "__module__", "gevent._socket3")

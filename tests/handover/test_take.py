@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import signal
 import socket
 import sys
@@ -30,7 +32,7 @@ def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = 
 
 
 def refused(environ: dict[str, Any]) -> Refused:
-    found = handover.take(environ, start_response)
+    found = handover.find(environ, start_response)
     assert isinstance(found, Refused)
     return found
 
@@ -148,19 +150,87 @@ def test_a_gunicorn_built_otherwise_is_refused_and_does_not_fail(monkeypatch):
     request = SimpleNamespace(should_close=lambda: True)  # without its unreader
     cfg = SimpleNamespace(worker_class_str="sync", is_ssl=False, workers=1, max_requests=0)
     with socket.socket() as sock:
-        response = gunicorn.http.wsgi.Response(request, sock, cfg)
-        found = handover.take(GET, response.start_response)
+        made = gunicorn.http.wsgi.Response(request, sock, cfg)
+        found = handover.find({**GET, "gunicorn.socket": sock}, made.start_response)
     assert isinstance(found, Refused)
     assert found.lasting
     assert "built in a way unknown to afterload" in found.reason
+
+
+@pytest.fixture
+def sockets() -> Iterator[list[socket.socket]]:
+    made = [socket.socket() for _ in range(2)]
+    yield made
+    for sock in made:
+        sock.close()
+
+
+def response(sock: socket.socket, status: str | None = None) -> Any:
+    """As gunicorn makes one for each request."""
+    unreader = SimpleNamespace(buf=io.BytesIO())
+    request = SimpleNamespace(should_close=lambda: False, unreader=unreader, method="GET", version=(1, 1))
+    cfg = SimpleNamespace(worker_class_str="gthread", is_ssl=False, workers=1, max_requests=0, threads=4)
+    made = gunicorn.http.wsgi.Response(request, sock, cfg)
+    if status is not None:
+        made.start_response(status, [("X-From", "earlier")])
+    return made
+
+
+def test_the_response_of_another_request_that_a_wrapper_keeps_is_not_taken_for_this_ones(sockets):
+    this, other = sockets
+    foreign = functools.partial(start_response, response(other).start_response)
+    found = handover.find({**GET, "gunicorn.socket": this}, foreign)
+    assert isinstance(found, Refused)
+    assert "gunicorn's own is not to be found behind it" in found.reason
+    # Nor is it taken as the server's own, given as it is.
+    assert isinstance(
+        handover.find({**GET, "gunicorn.socket": this}, response(other).start_response), Refused
+    )
+
+
+def test_the_response_of_an_earlier_request_on_the_same_connection_is_passed_by(sockets):
+    earlier, now = response(sockets[0], "404 Not Found"), response(sockets[0])
+    both = functools.partial(start_response, earlier.start_response, now.start_response)
+    found = handover.find({**GET, "gunicorn.socket": sockets[0]}, both)
+    assert isinstance(found, handover.Claim)
+    now.start_response("200 OK", [("X-From", "now")])
+    assert found.head() == ("200 OK", [("X-From", "now")])
+    found.close_after()
+    assert (now.must_close, earlier.must_close) == (True, False)
+
+
+def test_a_taken_connection_is_not_kept_for_another_request():
+    """Gunicorn's threaded worker would put the dummy among its idle connections."""
+    server, client = socket.socketpair()
+    with server, client:
+        made = response(server)
+        found = handover.find({**GET, "gunicorn.socket": server}, made.start_response)
+        assert isinstance(found, handover.Claim)
+        assert found.head() == Refused(
+            "start_response is a method of a gunicorn.http.wsgi.Response, which did not call gunicorn's own when "
+            "it was called: wrap app.wsgi_app with it before Live(app) does",
+            lasting=True,
+        )
+        made.start_response("200 OK", [])
+        assert not made.should_close()
+        taken = handover.take(found)
+        assert isinstance(taken, handover.Taken)
+        assert made.should_close()
+        taken.close()
+
+
+def test_a_response_that_was_started_already_is_refused(sockets):
+    started = response(sockets[0], "200 OK").start_response
+    found = handover.find({**GET, "gunicorn.socket": sockets[0]}, functools.partial(start_response, started))
+    assert found == Refused("the response has been started already")
 
 
 def test_gunicorn_speaking_http_2_is_refused():
     class HTTP2Response(gunicorn.http.wsgi.Response):  # type: ignore[misc]
         pass
 
-    response = HTTP2Response(SimpleNamespace(), None, SimpleNamespace())
-    found = handover.take(GET, response.start_response)
+    made = HTTP2Response(SimpleNamespace(), None, SimpleNamespace())
+    found = handover.find({**GET, "gunicorn.socket": None}, made.start_response)
     assert isinstance(found, Refused)
     assert "answers with " in found.reason
     assert "not plain HTTP/1" in found.reason

@@ -1,11 +1,17 @@
 """Handover: taking the client's connection away from a WSGI server, to give it to the hub.
 
-    response = app(environ, captured_start_response)    # the framework runs to its end
-    taken = take(environ, start_response)
+    found = find(environ, start_response)               # after the framework has run to its end
+    start_response(status, headers)                     # through whatever wraps the server's own
+    if isinstance(found, Claim): found.head()           # what has arrived at the server
+    taken = take(found)
     if isinstance(taken, Taken):
         hub.adopt(taken.sock, ...)                      # the hub writes the whole response, head included
-        return taken.finish(status, headers)            # the server believes it has answered
+        return taken.body                               # the server believes it has answered
     ...                                                 # Refused: answer as usual, see fallback.py
+
+No server that is taken from writes anything before the first bytes of a body. So the connection is taken once the
+response is started: whatever fails before that is answered by the server, and what an error tracker or a
+tracer around the app adds to the head is in it.
 
 `swap` says how it is done; there is one module a server, which knows where that server keeps what is needed
 and what forbids it. No server is imported: they are found through the objects at hand and `sys.modules`.
@@ -25,12 +31,26 @@ from typing import TYPE_CHECKING, Any
 from . import gunicorn, werkzeug
 from .claim import Claim, Headers, Refused
 from .fallback import Body, Fallback
+from .layers import layers
 from .swap import Sink, swap
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-__all__ = ["Body", "Fallback", "Refused", "Taken", "conflict", "spare_threads", "stopping", "take"]
+__all__ = [
+    "Body",
+    "Claim",
+    "Fallback",
+    "Headers",
+    "Refused",
+    "Taken",
+    "conflict",
+    "find",
+    "layers",
+    "spare_threads",
+    "stopping",
+    "take",
+]
 
 _SERVERS = (gunicorn, werkzeug)
 _OFF = {"off", "0", "no", "false"}
@@ -57,25 +77,13 @@ class Taken:
         sock: The connection: non-blocking, not inherited, TCP_NODELAY on where it is TCP. Closing it is
             up to the caller, whatever becomes of the request.
         server: What it was taken from, such as ``gunicorn 27.0.1 gthread``.
+        body: The body to return to the server: empty, with a ``close()`` as WSGI has it.
     """
 
     sock: socket.socket
     server: str
-    _claim: Claim = field(repr=False)
+    body: list[bytes]
     _sink: Sink = field(repr=False)
-
-    def finish(self, status: str, headers: Headers) -> list[bytes]:
-        """Make the server believe that it has answered; to be called once.
-
-        Args:
-            status: The status line to appear in the server's access log, such as ``200 OK``.
-            headers: Headers for the same purpose. The client gets neither: the hub writes its head.
-
-        Returns:
-            The body to return to the server: empty, with a ``close()`` as WSGI has it.
-        """
-        self._claim.start(status, headers)
-        return _Answered(self._sink)
 
     def close(self) -> None:
         """Let go of everything, when the connection could not be passed on after all."""
@@ -83,19 +91,17 @@ class Taken:
         self._sink.close()
 
 
-def take(environ: WSGIEnvironment, start_response: StartResponse) -> Taken | Refused:
-    """Take the request's connection, whole or not at all.
+def find(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Refused:
+    """Find the request's connection, and whether it may be taken; nothing is changed by it.
 
-    Call it in the thread that runs the request, after the application has finished and before anything was
-    answered.
+    Call it in the thread that runs the request, before the response is started.
 
     Args:
         environ: As the server gave it.
-        start_response: The server's own, not one that a middleware has wrapped.
+        start_response: The server's own, or one that wraps it.
 
     Returns:
-        `Taken`, or `Refused` with the reason. When refused, the connection is untouched and the request
-        can be answered as usual.
+        A `Claim` for `take`, or `Refused` with the reason.
     """
     refused = _off() or _unfit(environ)
     if refused is not None:
@@ -110,14 +116,26 @@ def take(environ: WSGIEnvironment, start_response: StartResponse) -> Taken | Ref
     if isinstance(claim, Refused):
         return claim
     reason = _not_plain(claim.connection)
-    if reason is not None:
-        return Refused(reason, lasting=True)
+    return claim if reason is None else Refused(reason, lasting=True)
+
+
+def take(claim: Claim) -> Taken | Refused:
+    """Take a connection that was found, whole or not at all.
+
+    Call it in the thread that runs the request, once `claim.head` has said what the response is: from here on
+    the client gets nothing of the server's.
+
+    Returns:
+        `Taken`, or `Refused` with the reason. When refused, the connection is untouched, and the server
+        waits for the body of the response that was started.
+    """
     try:
         sock, sink = swap(claim.connection)
     except OSError as error:
         full = error.errno in (errno.EMFILE, errno.ENFILE)
         return Refused(f"the connection could not be taken: {error}", lasting=full)
-    return Taken(sock, claim.server, claim, sink)
+    claim.close_after()
+    return Taken(sock, claim.server, _Answered(sink), sink)
 
 
 def conflict(environ: WSGIEnvironment, start_response: StartResponse) -> str | None:

@@ -31,10 +31,14 @@ class Claim:
     Attributes:
         connection: The server's own socket object.
         server: Name, version and kind of worker, for logs and counters.
-        start: Tells the server which status and headers were answered (for its access log), and
-            that it must close the connection afterwards instead of waiting for another request.
+        head: The status and headers that have arrived at the server, after everything that wraps
+            ``start_response``. To be called once the response was started; `Refused` if they have not
+            arrived, or are on their way to the client already.
+        close_after: Tells the server that it must close the connection when it is through with this
+            request, instead of waiting for another one.
     """
 
     connection: socket.socket
     server: str
-    start: Callable[[str, Headers], object]
+    head: Callable[[], tuple[str, Headers] | Refused]
+    close_after: Callable[[], object]

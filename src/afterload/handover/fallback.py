@@ -93,10 +93,13 @@ class Body(Iterator[bytes]):
         """Tell the hub that the viewer has gone, and free the descriptor. May be called more than once."""
         self._poll = None
         end = self._end
+        if end.fileno() < 0:
+            return  # and a body that dies with the interpreter finds no modules to ask
         # Closed with bytes unread, a Unix socket gives its peer ECONNRESET; the hub is to see a plain end.
         with contextlib.suppress(OSError):
+            end.setblocking(False)  # for one call there is MSG_DONTWAIT, but not on Windows
             end.shutdown(socket.SHUT_RDWR)
-            while end.recv(_SIZE, socket.MSG_DONTWAIT):
+            while end.recv(_SIZE):
                 pass
         end.close()
 

@@ -1,9 +1,9 @@
 """gunicorn's sync and gthread workers.
 
-Everything is found through the ``start_response`` the worker gave us: a bound method of its
+Everything is found through the ``start_response`` of the worker: a bound method of its
 ``gunicorn.http.wsgi.Response``, which has the socket, the request with its read-ahead, and the
-configuration. A middleware that wraps ``start_response`` hides all that, and is reason enough to refuse:
-it wants to see or change the response, and would be passed by.
+configuration. It is looked for behind whatever wraps it (layers.py), and is the request's own only if it has
+the request's own socket. What a response is started with is kept there, and not written before its body.
 
 Both workers have the connection registered with no epoll while the application runs (gthread takes a
 kept-alive one out of its poller before it gives it to a thread), so its number may be swapped (swap.py).
@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import signal
 import sys
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from .claim import Claim, Headers, Refused
+from .layers import layers, name_of
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -42,21 +44,20 @@ def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Re
     Returns:
         None if the server is not gunicorn.
     """
-    response = _response(start_response)
-    if response is None:
-        if "gunicorn.socket" not in environ:
-            return None
-        name = getattr(start_response, "__qualname__", type(start_response).__qualname__)
-        return Refused(
-            f"start_response is {name}, not gunicorn's own: a middleware outside Live wraps it, and would be "
-            "passed by; wrap it inside Live instead",
-            lasting=True,
-        )
     version = _version()
-    if type(response) is not _class("gunicorn.http.wsgi", "Response"):
-        return Refused(f"gunicorn {version} answers with {type(response).__qualname__}, not plain HTTP/1")
     try:
-        return _claim(response, version)
+        response = _of_request(environ, start_response)
+        if response is None:
+            if "gunicorn.socket" not in environ:
+                return None
+            return Refused(
+                f"start_response is {name_of(start_response)}, and gunicorn's own is not to be found behind it: "
+                "wrap app.wsgi_app with it before Live(app) does",
+                lasting=True,
+            )
+        if type(response) is not _class("gunicorn.http.wsgi", "Response"):
+            return Refused(f"gunicorn {version} answers with {type(response).__qualname__}, not plain HTTP/1")
+        return _claim(response, version, start_response)
     except AttributeError as error:
         return Refused(f"gunicorn {version} is built in a way unknown to afterload: {error}", lasting=True)
 
@@ -97,7 +98,7 @@ def stopping() -> bool | None:
     return None if worker is None else not worker.alive
 
 
-def _claim(response: Any, version: str) -> Claim | Refused:
+def _claim(response: Any, version: str, start_response: StartResponse) -> Claim | Refused:
     cfg, request = response.cfg, response.req
     worker = cfg.worker_class_str
     kind = _WORKERS.get(worker)
@@ -111,27 +112,48 @@ def _claim(response: Any, version: str) -> Claim | Refused:
     protocol = getattr(cfg, "protocol", "http")  # a setting since gunicorn 25
     if protocol != "http":
         return Refused(f"gunicorn speaks {protocol!r} to the proxy in front of it, not HTTP", lasting=True)
-    if response.status is not None or response.headers_sent:
+    if response.status is not None or response.headers or response.headers_sent:
         return Refused("the response has been started already")
     if request.unreader.buf.getvalue():
         return Refused("gunicorn has read bytes that the client sent behind the request")
 
-    def start(status: str, headers: Headers) -> None:
-        # Otherwise gthread would keep the dummy for another request, and gunicorn ignores a
-        # "Connection" header of the application's.
-        response.force_close()
-        response.start_response(status, headers)
+    def head() -> tuple[str, Headers] | Refused:
+        if response.headers_sent:
+            return Refused("the response is on its way already", lasting=True)
+        if response.status is None:
+            return Refused(
+                f"start_response is {name_of(start_response)}, which did not call gunicorn's own when it was "
+                "called: wrap app.wsgi_app with it before Live(app) does",
+                lasting=True,
+            )
+        return response.status, list(response.headers)
 
-    return Claim(response.sock, f"gunicorn {version} {kind}", start)
+    # Without force_close() gthread would keep the dummy for another request; gunicorn ignores a "Connection"
+    # header of the application's.
+    return Claim(response.sock, f"gunicorn {version} {kind}", head, response.force_close)
 
 
-def _response(start_response: StartResponse) -> Any:
+def _of_request(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+    """The response object of this request, if its method is `start_response` or behind it."""
+    found = None
+    for layer in layers(start_response):
+        response = _response(layer)
+        if response is None or response.sock is not environ.get("gunicorn.socket"):
+            continue
+        found = response
+        if response.status is None:
+            break
+        # One of an earlier request on the same connection, that somebody keeps? Then ours is still to come.
+    return found
+
+
+def _response(start_response: object) -> Any:
     """The response object of gunicorn, if `start_response` is that object's own method."""
-    owner = getattr(start_response, "__self__", None)
     base = _class("gunicorn.http.wsgi", "Response")
-    if base is None or not isinstance(owner, base):
+    if base is None or type(start_response) is not MethodType:
         return None
-    return owner if getattr(start_response, "__func__", None) is base.start_response else None
+    own = start_response.__func__ is base.start_response and issubclass(type(start_response.__self__), base)
+    return start_response.__self__ if own else None
 
 
 def _worker() -> Any:

@@ -48,6 +48,8 @@ class Sink:
     def close(self) -> None:
         """Let go of the dummy. May be called more than once."""
         far = self._far
+        if far.fileno() < 0:
+            return
         # Closed with bytes unread, a Unix socket gives its peer ECONNRESET instead of an end of file.
         with contextlib.suppress(OSError):
             while far.recv(_DRAIN):

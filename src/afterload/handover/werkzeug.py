@@ -1,7 +1,10 @@
 """Werkzeug's development server (``flask run``, ``app.run()``), threaded or not.
 
-Its ``start_response`` is a function made anew inside ``WSGIRequestHandler.run_wsgi``. The request handler,
-and with it the socket and the buffered reader on top of it, is found in what that function closes over.
+Its ``start_response`` is a function made anew inside ``WSGIRequestHandler.run_wsgi``, and is looked for behind
+whatever wraps it (layers.py). The request handler, and with it the socket and the buffered reader on top of it,
+is found in what that function closes over; so is what the response was started with, which is not written
+before its body.
+
 The server answers every request with ``Connection: close`` and has the connection registered nowhere while
 the application runs, so its number may be swapped (swap.py).
 """
@@ -9,10 +12,12 @@ the application runs, so its number may be swapped (swap.py).
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .claim import Claim, Refused
+from .claim import Claim, Headers, Refused
+from .layers import layers, name_of
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -30,31 +35,41 @@ def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Re
     """
     if "werkzeug.socket" not in environ:
         return None
-    serving = sys.modules.get("werkzeug.serving")
-    if (
-        serving is None
-        or not isinstance(start_response, FunctionType)
-        or start_response.__globals__ is not serving.__dict__
-        or start_response.__qualname__ != _OWN
-    ):
-        name = getattr(start_response, "__qualname__", type(start_response).__qualname__)
-        return Refused(
-            f"start_response is {name}, not Werkzeug's own: a middleware outside Live wraps it, and would be "
-            "passed by; wrap it inside Live instead",
-            lasting=True,
-        )
     version = str(environ.get("SERVER_SOFTWARE", "Werkzeug of unknown version")).replace("/", " ")
     try:
-        return _claim(start_response, version)
+        own = next(filter(partial(_is_own, environ), layers(start_response)), None)
+        if own is None:
+            return Refused(
+                f"start_response is {name_of(start_response)}, and Werkzeug's own is not to be found behind it: "
+                "wrap app.wsgi_app with it before Live(app) does",
+                lasting=True,
+            )
+        return _claim(own, version, start_response)
     except (AttributeError, KeyError, ValueError) as error:
         return Refused(f"{version} is built in a way unknown to afterload: {error!r}", lasting=True)
 
 
-def _claim(start_response: FunctionType, version: str) -> Claim | Refused:
-    own = _closed_over(start_response)
-    handler = _closed_over(own["write"])["self"]
-    if own["headers_set"] is not None:
+def _is_own(environ: WSGIEnvironment, layer: Any) -> bool:
+    """Whether this is the server's ``start_response``, for this very request."""
+    serving = sys.modules.get("werkzeug.serving")
+    return (
+        serving is not None
+        and type(layer) is FunctionType
+        and layer.__globals__ is serving.__dict__
+        and layer.__qualname__ == _OWN
+        and _handler(layer).connection is environ["werkzeug.socket"]
+    )
+
+
+def _handler(own: Any) -> Any:
+    return _closed_over(_closed_over(own)["write"])["self"]
+
+
+def _claim(own: Any, version: str, start_response: StartResponse) -> Claim | Refused:
+    known = _closed_over(own)
+    if (known["status_set"], known["headers_set"], known["headers_sent"]) != (None, None, None):
         return Refused("the response has been started already")
+    handler = _handler(own)
     if handler.server.ssl_context is not None:
         return Refused(
             "Werkzeug's server does TLS itself (ssl_context is set): let a proxy in front do it", lasting=True
@@ -65,8 +80,22 @@ def _claim(start_response: FunctionType, version: str) -> Claim | Refused:
         )
     if _read_ahead(handler):
         return Refused("the client sent bytes behind the request")
+
+    def head() -> tuple[str, Headers] | Refused:
+        now = _closed_over(own)
+        if now["headers_sent"] is not None:
+            return Refused("the response is on its way already", lasting=True)
+        if now["status_set"] is None or now["headers_set"] is None:
+            return Refused(
+                f"start_response is {name_of(start_response)}, which did not call Werkzeug's own when it was "
+                "called: wrap app.wsgi_app with it before Live(app) does",
+                lasting=True,
+            )
+        return now["status_set"], list(now["headers_set"])
+
     kind = "threaded" if handler.server.multithread else "single-threaded"
-    return Claim(handler.connection, f"{version} {kind}", start_response)
+    # It closes each connection, and need not be told to.
+    return Claim(handler.connection, f"{version} {kind}", head, lambda: None)
 
 
 def _read_ahead(handler: Any) -> bytes:
