@@ -1,14 +1,15 @@
 // The actions: name -> (element, content, options). An application may add its own to `afterload.actions`.
+import { fire } from "./events.js";
 import { fragment } from "./html.js";
-import { alike, idOf, morph, morphChildren, setAttribute } from "./morph.js";
+import { alike, byId, isElement, morph, morphChildren, setAttribute } from "./morph.js";
 import { badAttribute, badUrl } from "./safe.js";
 
-const counted = (node) => node.nodeType === 1 || !!(node.nodeType === 3 && node.data.trim());
+const counted = (node) => isElement(node) || (node.nodeType === 3 && /\S/.test(node.data));
 
 const add = (method, end) => (element, content, { keep }) => {
   const nodes = fragment(content);
-  const ids = new Set([...nodes.children].map(idOf));
-  for (const child of [...element.children]) if (idOf(child) && ids.has(idOf(child))) child.remove();
+  const ids = byId(nodes);
+  for (const [id, child] of byId(element)) if (ids.has(id)) child.remove();
   element[method](nodes);
   if (!keep) return;
   let count = [...element.childNodes].filter(counted).length;
@@ -46,9 +47,9 @@ export const actions = {
     const same = nodes.findIndex((node) => alike(element, node));
     if (same < 0) element.replaceWith(...nodes);
     else {
-      element.before(...nodes.slice(0, same));
-      element.after(...nodes.slice(same + 1));
-      morph(element, nodes[same]);
+      element.before(...nodes.splice(0, same));
+      morph(element, nodes.shift());
+      element.after(...nodes);
     }
   },
   remove: (element) => element.remove(),
@@ -56,6 +57,5 @@ export const actions = {
   after: (element, content) => element.after(fragment(content)),
   navigate: (_, url) => (badUrl(url) ? refuse(url) : location.assign(url)),
   reload: () => location.reload(),
-  dispatch: (element, detail, { name }) =>
-    (element || document).dispatchEvent(new CustomEvent(name, { bubbles: true, detail })),
+  dispatch: (element, detail, { name }) => fire(name, detail, element),
 };

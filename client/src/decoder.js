@@ -4,26 +4,26 @@ export const decoder = (emit) => {
   const utf8 = new TextDecoder();
   let rest = "";
   let cr; // the text before ended with CR, so that an LF now belongs to it
+  let fields = { id: "" };
   let data = [];
-  let event;
-  let id = "";
-  let retry;
   return (bytes) => {
     const text = utf8.decode(bytes, { stream: true });
     if (!text) return;
-    const lines = (rest + (cr ? text.replace(/^\n/, "") : text)).split(/\r\n?|\n/);
+    // Only what is new is looked through: a long line comes in many pieces.
+    const lines = (cr ? text.replace(/^\n/, "") : text).split(/\r\n?|\n/);
+    lines[0] = rest + lines[0];
     cr = text.endsWith("\r");
     rest = lines.pop();
     for (const line of lines) {
       const [, name, value] = /([^:]*):? ?([^]*)/.exec(line);
       if (!line) {
-        if (data[0] !== undefined) emit(event || "message", data.join("\n"), id, retry);
+        if (data[0] !== undefined)
+          emit(fields.event || "message", data.join("\n"), fields.id, fields.retry && +fields.retry);
+        fields = { id: fields.id };
         data = [];
-        event = retry = undefined;
       } else if (name === "data") data.push(value);
-      else if (name === "event") event = value;
-      else if (name === "id") id = value.includes("\0") ? id : value;
-      else if (name === "retry" && /^\d{1,15}$/.test(value)) retry = +value;
+      // an id with a NUL and a retry that is no number do not count
+      else if (!/^(id[^]*\0|retry(?!: ?\d{1,15}$))/.test(line)) fields[name] = value;
     }
   };
 };

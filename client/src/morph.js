@@ -4,27 +4,28 @@
 // Not element.id: in a form with <input name="id"> that is the input.
 export const idOf = (node) => node?.getAttribute?.("id") || "";
 
-export const alike = (a, b) => a.nodeName === b.nodeName && idOf(a) === idOf(b);
+export const byId = (parent) => new Map([...parent.childNodes].filter(idOf).map((child) => [idOf(child), child]));
 
 export const setAttribute = (element, name, value) => {
   if (value === null) element.removeAttribute(name);
   else if (value !== element.getAttribute(name)) element.setAttribute(name, value);
 };
 
-const isElement = (node) => node.nodeType === 1;
-const ignored = (node) => isElement(node) && node.hasAttribute("data-live-ignore");
+export const isElement = (node) => node.nodeType === 1;
+const ignored = (node) => node.matches?.("[data-live-ignore]");
+
+// What may become the other: the same element, or one of the same kind where neither has an id.
+const kind = (node) => node.nodeName + " " + (idOf(node) || (ignored(node) ? " " : ""));
+export const alike = (a, b) => kind(a) === kind(b);
+
 const drop = (node) => ignored(node) || node.remove();
 
 // `kept` is what is left alone: ids for their content, ids with a blank behind for their attributes.
 export const morphChildren = (live, want, kept) => {
-  const wanted = new Set([...want.children].map(idOf));
-  const keyed = new Map();
-  for (const child of [...live.children]) {
-    const id = idOf(child);
-    // What goes, goes first: what is behind it is then in its place, and need not be moved.
-    if (wanted.has(id)) keyed.set(id, child);
-    else if (id) drop(child);
-  }
+  const keyed = byId(live);
+  const wanted = byId(want);
+  // What goes, goes first: what is behind it is then in its place, and need not be moved.
+  for (const [id, child] of keyed) if (!wanted.has(id)) drop(child);
   let at = live.firstChild; // all before it is done
   const pass = (act) => {
     const next = at.nextSibling;
@@ -34,17 +35,17 @@ export const morphChildren = (live, want, kept) => {
   for (const node of want.childNodes) {
     const id = idOf(node);
     let match = id ? keyed.get(id) : at;
-    if (!id && isElement(node))
-      while (match && (!alike(match, node) || ignored(match) !== ignored(node))) match = match.nextSibling;
-    if (match && alike(match, node)) {
+    while (match && !alike(match, node)) match = !id && isElement(node) && match.nextSibling;
+    if (match) {
       keyed.delete(id);
       // Moving an element takes its focus away, so the others are moved out of its way.
+      // So is text, which goes in the end, or is what is wanted later.
       while (at !== match && (!isElement(at) || match.contains(document.activeElement)))
-        pass((node) => (isElement(node) ? live.append(node) : node.remove()));
+        pass((node) => live.append(node));
       if (at === match) at = at.nextSibling;
       else live.insertBefore(match, at);
       morph(match, node, kept);
-    } else live.insertBefore(document.importNode(node, true), at);
+    } else live.insertBefore(node.cloneNode(true), at);
   }
   while (at) pass(drop);
 };

@@ -4,46 +4,43 @@
 import { parse } from "./html.js";
 import { idOf, morph, morphChildren, setAttribute } from "./morph.js";
 
-let served;
-// channel -> key -> [id, how to make an element as another is, name]. A key is the id for all the content, and has a
-// blank and more behind it for less than that.
+let served; // a document
+// channel -> key -> [id, part, name]: what it has changed. A key is the id for all the content, and has a blank and
+// more behind it for a part of an element.
 let touched = new Map();
 
 export const ready = new Promise((done) =>
   document.readyState === "loading" ? addEventListener("DOMContentLoaded", done) : done(),
 ).then(() => {
-  served = document.documentElement.outerHTML;
+  served = document.cloneNode(true);
 });
 
 const find = (page, id) => (id ? page.getElementById(id) : page.body);
-const around = (node) => node?.closest?.("[id],body");
 
-// What need not be put back with all that is around it.
-const single = {
+// How an element is made as another is, in part.
+const parts = {
   __proto__: null,
   attr: (live, want, name) => setAttribute(live, name, want.getAttribute(name)),
   class: (live, want, name) => live.classList.toggle(name, want.classList.contains(name)),
   value(live, want) {
     live.value = want.value;
   },
-};
-const title = (_, want) => {
-  document.title = want.ownerDocument.title;
+  title(_, want) {
+    document.title = want.ownerDocument.title;
+  },
 };
 
 export const touch = (channel, element, action, name) => {
-  if (/^(navigate|reload|dispatch)$/.test(action)) return;
-  if (!touched.has(channel)) touched.set(channel, new Map());
-  const marks = touched.get(channel);
-  if (!element) return marks.set(" ", ["", title]);
-  if (/^(re(move|place)|before|after)$/.test(action)) element = element.parentNode;
-  const host = around(element);
+  if (element ? action === "dispatch" : action !== "title") return;
+  element ||= document.body;
+  const changed = /^(re(move|place)|before|after)$/.test(action) ? element.parentNode : element;
+  const host = changed?.closest?.("[id],body");
   const id = idOf(host);
-  const part = host === element && single[action];
-  // What is in content that is put back as a whole need not be remembered by itself.
-  if (action !== "value") for (let up = host; (up = around(up?.parentNode)); ) if (marks.has(idOf(up))) return;
-  if (part) marks.set(id + " " + action + name, [id, part, name]);
-  else marks.set(id, [id, morphChildren]);
+  const part = host === element && parts[action];
+  // What was not served goes with what it was brought into; so there are no more marks than the page has places.
+  if (!find(served, id)) return;
+  if (!touched.has(channel)) touched.set(channel, new Map());
+  touched.get(channel).set(part ? id + " " + action + name : id, [id, part || morphChildren, part && name]);
 };
 
 const putBack = (marks, page, kept) => {
@@ -61,15 +58,16 @@ export const restore = (channel) => {
   if (!marks) return;
   touched.delete(channel);
   const kept = new Set();
-  for (const others of touched.values()) for (const key of others.keys()) if (/^\S/.test(key)) kept.add(key.replace(/ .*/, " "));
-  putBack(marks, parse(served), kept);
+  for (const others of touched.values())
+    for (const key of others.keys()) if (/^\S/.test(key)) kept.add(key.replace(/ .*/, " "));
+  putBack(marks, served, kept);
 };
 
-// An element's own HTML: that of others with ids in it is theirs, and scripts are not shown.
+// An element's own HTML: others with ids in it speak for themselves, and scripts are not shown.
 const own = (element) => {
-  const copy = element?.cloneNode(true);
-  for (const inner of copy?.querySelectorAll("[id],script") || []) idOf(inner) ? inner.replaceChildren() : inner.remove();
-  return copy?.outerHTML;
+  const copy = element.cloneNode(true);
+  for (const inner of copy.querySelectorAll("[id],script")) inner.replaceWith(inner.nodeName + idOf(inner));
+  return copy.outerHTML;
 };
 
 // Brings the page to newer HTML of its own, wherever the server's has changed or a patch has touched it. What is the
@@ -79,16 +77,16 @@ export const swap = (html) => {
   const page = parse(html);
   const position = page.querySelector("script[data-position]")?.dataset.position;
   if (position !== undefined) {
-    const old = parse(served);
     // In the order of the document: what is new is there before what is in it is looked at.
-    for (const want of [page.body, ...page.body.querySelectorAll("[id]")]) {
+    for (const want of page.querySelectorAll("body,body [id]")) {
       const id = want === page.body ? "" : idOf(want);
       const live = find(document, id);
-      if (live && own(want) !== own(find(old, id))) morph(live, want);
+      const was = find(served, id);
+      if (live && (!was || own(want) !== own(was))) morph(live, want);
     }
     for (const marks of touched.values()) putBack(marks, page);
     document.title = page.title;
-    served = html;
+    served = page;
     touched = new Map();
   }
   return position;

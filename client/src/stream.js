@@ -8,18 +8,37 @@
 // At most one of `link` (a request is under way) and `timer` (one will be) is set; with neither the page has let go
 // (hidden, in the back/forward cache, over). `healing` says that the next request is for the page's HTML.
 //
-// Other wires (WebSocket, long poll) have their place in `connect`: what they must do is call `read` with each
+// Other wires (WebSocket, long poll) have their place in `connect`: what they must do is what `feed` does with each
 // block, and throw when they are cut.
+import { actions } from "./actions.js";
 import { backoff } from "./backoff.js";
 import { decoder } from "./decoder.js";
-import { apply, fire, follow, scrolledUp } from "./page.js";
+import { fire } from "./events.js";
+import { apply, beforehand, follow } from "./page.js";
 import { ready, restore, swap } from "./served.js";
 
 const url = location.href.split("#")[0];
-const root = document.documentElement;
+const stream = "text/event-stream";
+
+let link;
+let timer;
+let over;
+let healing;
+let retry = 500; // ms, until the server says
+let failures = 0;
+let heals = 0;
+let heartbeat = 20; // s
+let heard;
+let into;
+let open; // names of the channels that are not over
+let seqs = new Map(); // channel -> the number of its last entry
+const failed = new Map();
+
 const now = () => performance.now(); // not the clock of the day, which is set
 
-export const control = {
+const client = (window.afterload = {
+  actions,
+  position: document.currentScript?.dataset.position,
   close() {
     if (over) return;
     leave();
@@ -31,32 +50,18 @@ export const control = {
     failed.clear();
     connect();
   },
+});
+
+// Everything that a listener may undo by close() or open() is done before it is told.
+const show = (status, detail) => {
+  if (status === client.status) return;
+  client.status = document.documentElement.dataset.live = status;
+  fire("live:status", { ...detail, status });
 };
 
-let link;
-let timer;
-let over;
-let healing;
-let retry = 500; // ms, until the server says
-let wait; // ms, said by the server
-let failures = 0;
-let heals = 0;
-let heartbeat = 20; // s
-let heard;
-let into;
-let open; // names of the channels that are not over
-let seqs = new Map(); // channel -> the number of its last entry
-const failed = new Map();
-
-const show = (next, detail) => {
-  if (next === control.status) return;
-  control.status = root.dataset.live = next;
-  fire("status", { ...detail, status: next });
-};
-
-const get = (headers, options) => {
-  if (control.position) headers["Last-Event-ID"] = control.position;
-  return fetch(url, { cache: "no-store", headers, ...options });
+const request = (headers, signal) => {
+  if (client.position) headers["Last-Event-ID"] = client.position;
+  return fetch(url, { cache: "no-store", headers, signal, keepalive: !signal });
 };
 
 const drop = () => {
@@ -65,135 +70,120 @@ const drop = () => {
   link = timer = null;
 };
 
-const stop = (next, detail) => {
+const stop = (status, detail) => {
   over = 1;
   drop();
-  show(next, detail);
+  show(status, detail);
 };
 
 const finish = (detail) => {
-  const [worst = detail] = failed.values();
-  stop(failed.size ? "failed" : "ended", worst);
+  const [worst] = failed.values();
+  stop(worst ? "failed" : "ended", worst || detail);
 };
 
 const later = (ms) => {
   drop();
-  show("reconnecting");
   timer = setTimeout(connect, ms);
-};
-
-const again = () => {
-  later(wait || backoff(retry, failures++));
-  wait = 0;
+  show("reconnecting");
 };
 
 const connect = async () => {
   drop();
   if (over) return;
-  show(control.status ? "reconnecting" : "connecting");
   const mine = (link = new AbortController());
   heard = now();
+  show(client.status ? "reconnecting" : "connecting");
   try {
-    const type = healing ? "text/html" : "text/event-stream";
-    const response = await get({ Accept: type }, { signal: mine.signal });
-    const code = response.status;
-    if (code === 204) return finish();
-    if (code > 499 || [408, 425, 429].includes(code)) throw code;
-    if (!response.headers.get("Content-Type")?.startsWith(type) || !response.ok || (response.redirected && response.url !== url))
-      return stop("denied");
+    const type = healing ? "text/html" : stream;
+    const response = await request({ Accept: type }, mine.signal);
+    const html = healing && (await response.text());
+    await ready;
+    if (mine !== link) return;
+    if (response.status === 204) return finish();
+    if (/5..|408|425|429/.test(response.status)) throw 0;
+    const moved = response.redirected && response.url !== url;
+    if (moved || !response.ok || !response.headers.get("Content-Type")?.startsWith(type)) return stop("denied");
     if (healing) {
-      const html = await response.text();
-      await ready;
-      if (mine !== link) return;
       const fresh = swap(html);
       if (fresh === undefined) return stop("denied");
       healing = 0;
-      control.position = fresh;
+      client.position = fresh;
       seqs = new Map();
       return connect();
     }
-    const reader = response.body.getReader();
     const feed = decoder((event, data, id, asked) => {
       if (mine !== link) return;
-      if (asked) retry = asked;
-      const except = scrolledUp();
-      const whole = read(event, data);
-      follow(except);
+      retry = asked || retry;
+      beforehand();
+      if (event === "message") {
+        heals = 0;
+        if (into) apply("", [["text", into, data]]);
+        fire("live:message", { data });
+      } else blocks[event]?.(data.split("\n").map((line) => JSON.parse(line)));
+      follow();
       // An id is the promise that everything up to it was applied.
-      if (whole !== 0 && id) control.position = id;
+      if (id) client.position = id;
     });
-    for (;;) {
-      const { done, value } = await reader.read();
-      await ready;
-      if (mine !== link) return;
-      if (done) break;
-      heard = now();
-      feed(value);
-    }
+    const reader = response.body.getReader();
+    for (let read; !(read = await reader.read()).done; feed(read.value)) heard = now();
   } catch {
-    // a cut, an abort, a refused connection, a block that was mangled: all the same
+    // a cut, an abort, a refused connection, a gap, a block that was mangled: all the same
   }
-  if (mine === link) again();
+  if (mine === link) later(backoff(retry, failures++));
 };
 
-// A page that cannot be brought to the present is loaded again, but not over and over.
-const reload = () => {
-  if (Date.now() - (sessionStorage.afterload || 0) < 6e4) throw 0;
-  sessionStorage.afterload = Date.now();
-  location.reload();
-};
-
-// Processes a block. 0: it was not applied.
-const read = (event, data) => {
-  if (event === "message") {
-    heals = 0;
-    if (into) apply("", [["text", into, data]]);
-    fire("message", { data });
-  } else if (event === "patch" || event === "snapshot") {
-    heals = 0;
-    const lines = data.split("\n").map((line) => JSON.parse(line));
-    const all = event === "snapshot";
-    if (!all && lines.some(([channel, seq, , since = seq - 1]) => since > (seqs.get(channel) ?? since))) {
-      again(); // something between is missing: once more from the position
-      return 0;
+// What each type of block does, with its lines of data. One that throws was not applied.
+const blocks = {
+  __proto__: null,
+  hello([detail]) {
+    if (detail.v !== 1) {
+      // the page is loaded again, but not over and over
+      if (!(Date.now() - sessionStorage.afterload < 6e4)) {
+        sessionStorage.afterload = Date.now();
+        location.reload();
+      }
+      throw 0; // nothing of this stream is for us
     }
+    failures = 0;
+    ({ heartbeat, into } = detail);
+    open = new Set(detail.channels);
+    show("live");
+  },
+  patch(lines, all) {
+    heals = 0;
+    // Something between may be missing: once more from the position.
+    for (const [channel, seq, , since = seq - 1] of lines) if (!all && since > seqs.get(channel)) throw 0;
     for (const [channel, seq, patches, since] of lines) {
       if (all) restore(channel);
       seqs.set(channel, seq);
       failed.delete(channel);
       apply(channel, patches, all || since === 0);
     }
-  } else {
-    const detail = JSON.parse(data);
-    const { channel } = detail;
-    if (event === "hello") {
-      if (detail.v !== 1) reload();
-      failures = 0;
-      heartbeat = detail.heartbeat;
-      into = detail.into;
-      open = new Set(detail.channels);
-      show("live");
-    } else if (event === "reset") {
-      restore(channel);
-      restore("");
-      seqs.delete(channel);
-      failed.delete(channel);
-    } else if (event === "refresh") {
-      healing = 1;
-      // all open pages are told at the same time; one that is told again and again waits longer
-      later(backoff(500, heals++));
-    } else if (event === "end") {
-      fire("end", detail);
-      open.delete(channel);
-      if (detail.status === "failed") failed.set(channel, detail);
-      if (!open.size) finish(detail);
-    } else if (event === "bye") wait = detail.retry * (1 + Math.random());
-  }
+  },
+  snapshot: (lines) => blocks.patch(lines, 1),
+  reset([{ channel }]) {
+    restore(channel);
+    restore("");
+    seqs.delete(channel);
+    failed.delete(channel);
+  },
+  refresh() {
+    healing = 1;
+    // all open pages are told at the same time; one that is told again and again waits longer
+    later(backoff(500, heals++));
+  },
+  end([detail]) {
+    fire("live:end", detail);
+    open.delete(detail.channel);
+    if (detail.status === "failed") failed.set(detail.channel, detail);
+    if (!open.size) finish(detail);
+  },
+  bye: ([detail]) => later(detail.retry * (1 + Math.random())),
 };
 
 // Says that this page will not come back, so that a loop of its own ends at once and not after a while.
 const leave = () => {
-  if (open?.has("~")) get({ Accept: "text/event-stream", "Al-Close": "1" }, { keepalive: true }).catch(() => {});
+  if (open?.has("~")) request({ Accept: stream, "Al-Close": "1" }).catch(() => {});
 };
 
 // Timers stand still in a laptop that sleeps, so silence is also looked for when the page is looked at again.
@@ -217,17 +207,14 @@ const seen = () => {
   else resume();
 };
 
-export const start = (first) => {
-  control.position = first;
-  setInterval(check, 5e3);
-  document.addEventListener("visibilitychange", seen);
-  addEventListener("online", () => (link || timer) && connect());
-  addEventListener("pagehide", ({ persisted }) => {
-    if (!persisted) leave();
-    drop();
-  });
-  addEventListener("pageshow", resume);
-  ready.then(() => follow([]));
-  connect();
-  seen();
-};
+setInterval(check, 5e3);
+document.addEventListener("visibilitychange", seen);
+addEventListener("online", () => (link || timer) && connect());
+addEventListener("pagehide", ({ persisted }) => {
+  if (!persisted) leave();
+  drop();
+});
+addEventListener("pageshow", resume);
+ready.then(follow);
+connect();
+seen();

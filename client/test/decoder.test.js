@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { setImmediate } from "node:timers/promises";
 import { decoder } from "../src/decoder.js";
 
 const vectors = JSON.parse(readFileSync(new URL("../../tests/vectors/sse.json", import.meta.url)));
@@ -48,4 +49,17 @@ test("a block is given out with the byte that ends it", () => {
   assert.equal(events, 1);
   feed(new TextEncoder().encode("\n"));
   assert.equal(events, 1);
+});
+
+test("a line as long as it likes costs as much as it is long", { timeout: 20_000 }, async () => {
+  const piece = new Uint8Array(1000).fill(0x78);
+  let length;
+  const feed = decoder((_, data) => (length = data.length));
+  feed(Buffer.from("data:"));
+  for (let i = 0; i < 16_000; i++) {
+    feed(piece);
+    if (i % 100 === 0) await setImmediate(); // or the timeout could not end it
+  }
+  feed(Buffer.from("\n\n"));
+  assert.equal(length, 16_000_000);
 });

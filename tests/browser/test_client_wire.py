@@ -146,6 +146,36 @@ def test_a_second_script_element_changes_nothing(wire: Wire, page: Page) -> None
     assert len(wire.requests("stream")) == 1
 
 
+def test_a_second_script_element_is_silent_where_a_policy_may_be_made_once(
+    wire: Wire, page: Page, console: Console
+) -> None:
+    wire.headers = {"Content-Security-Policy": "require-trusted-types-for 'script'; trusted-types afterload"}
+    wire.html = html(BODY + '<script src="/afterload.js" data-position="start"></script>')
+    page.goto(wire.url)
+    page.wait_for_status("live")
+    page.wait_for("document.readyState === 'complete'")
+    assert [entry.text for entry in console.read() if "olicy" in entry.text] == []
+
+
+def test_nothing_but_afterload_is_put_into_the_page(wire: Wire, page: Page) -> None:
+    wire.html = html(BODY).replace("<meta", "<script>window.before = Object.keys(window)</script><meta")
+    page.goto(wire.url)
+    page.wait_for_status("live")
+    added = page.eval("Object.keys(window).filter(name => !before.includes(name))")
+    assert sorted(set(added) - {"before", "ret_nodes"}) == ["afterload"]  # the driver's own
+
+
+def test_blocks_of_an_unknown_type_are_passed_over_whatever_their_data(wire: Wire, live: Page) -> None:
+    wire.stream().send(
+        b"event: novel\nid: p.1\ndata: {}\ndata: {}\n\n",
+        b"event: constructor\nid: p.2\ndata: no JSON\n\n",
+        patch(marker("after")),
+    )
+    wait_marker(live, "after")
+    assert live.eval("afterload.position") == "p.2"
+    assert len(wire.requests("stream")) == 1
+
+
 def test_a_plain_string_is_an_event_and_the_text_of_into(wire: Wire, page: Page) -> None:
     wire.greeting = lambda asked: hello("~", into="#count")
     page.goto(wire.url)
@@ -345,6 +375,13 @@ def test_bye_is_waited_for(wire: Wire, live: Page) -> None:
     assert 0.85 < wire.stream(2).at - cut < 2.5
 
 
+def test_bye_is_enough_for_the_page_to_let_go(wire: Wire, live: Page) -> None:
+    """Stands for a server that hangs as it goes away, or a proxy that holds the line open behind it."""
+    wire.stream().send(patch(["text", "#count", "1"], id="p.1"), block("bye", {"retry": 500}, retry=500))
+    live.wait_for_status("reconnecting")
+    assert wire.stream(2).position == "p.1"
+
+
 def test_the_wait_is_random_from_nothing_to_the_servers_retry_and_doubles(wire: Wire, live: Page) -> None:
     live.run(
         "Math.random = () => 1; window.waits = []; const set = setTimeout;"
@@ -511,6 +548,25 @@ def test_close_ends_at_once_and_open_begins_again(wire: Wire, page: Page) -> Non
     assert (len(wire.requests("close")), len(wire.requests("stream"))) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    "again",
+    ["window.dispatchEvent(new Event('online'))", "new Promise(() => {})"],
+    ids=["at once", "after a cut"],
+)
+def test_a_page_that_closes_when_it_is_told_that_it_reconnects_is_closed(
+    wire: Wire, live: Page, again: str
+) -> None:
+    live.run(
+        "document.addEventListener('live:status', e => e.detail.status === 'reconnecting' && afterload.close())"
+    )
+    live.run(again)
+    if "online" not in again:
+        wire.stream().cut()
+    live.wait_for_status("ended")
+    stays_away(wire, live)
+    assert len(wire.requests("stream")) == 1
+
+
 def test_leaving_says_so_for_a_loop_of_its_own(wire: Wire, page: Page) -> None:
     wire.greeting = lambda asked: hello("~", id="key.0")
     page.goto(wire.url)
@@ -579,10 +635,11 @@ def test_a_hidden_page_with_a_loop_of_its_own_stays(wire: Wire, page: Page) -> N
 
 def test_a_page_opened_in_the_background_lets_go_too(wire: Wire, page: Page) -> None:
     hidden = "Object.defineProperty(document, 'hidden', {value: true, configurable: true})"
-    wire.html = html(BODY, head=f"<script>{SOON}; {hidden}</script>")
+    watch = "window.told = []; document.addEventListener('live:status', e => told.push(e.detail.status))"
+    wire.html = html(BODY, head=f"<script>{SOON.replace('100', '1000')}; {hidden}; {watch}</script>")
     page.goto(wire.url)
-    page.wait_for_status("live")
-    page.wait_for_status("reconnecting")
+    page.wait_for("told.length >= 3")
+    assert page.eval("told") == ["connecting", "live", "reconnecting"]
 
 
 def test_over_stays_over_in_the_background(wire: Wire, live: Page) -> None:
@@ -769,6 +826,25 @@ def test_the_memory_of_what_was_touched_is_bounded_by_the_page(wire: Wire, live:
     assert live.eval("size") == 1
 
 
+def test_the_memory_of_what_another_channel_touched_in_it_is_bounded_too(wire: Wire, live: Page) -> None:
+    """Stands for a channel that marks the rows that another one brings, for weeks."""
+    live.run(
+        "window.sets = 0; const set = Map.prototype.set; Map.prototype.set = function (k, v) {"
+        " if (/^n\\d/.test(k) && Array.isArray(v)) sets++; return set.call(this, k, v) }"
+    )
+    for n in range(20):
+        row = ["append", "#rows", f'<li id="n{n}">x</li>', {"keep": 3}]
+        wire.stream().send(
+            patch(row, seq=n + 1),
+            patch(["class", f"#n{n}", True, {"name": "z"}], seq=n + 1, channel="b"),
+        )
+    live.wait_for("document.querySelector('#n19.z')")
+    assert live.eval("sets") == 0
+    wire.stream().send(reset("b"))
+    wire.stream().send(reset())
+    live.wait_for("rows.textContent === '12'")
+
+
 # What the reader does
 
 
@@ -827,6 +903,27 @@ def test_what_was_chosen_and_opened_survives(wire: Wire, page: Page) -> None:
     wire.stream().send(patch(["html", "#outer", form.format("three", " open")], marker("2"), seq=2))
     wait_marker(page, "2")
     assert page.eval("f.querySelector('details').open") is False  # closed by the reader
+
+
+def test_a_form_whose_fields_have_the_names_of_properties(wire: Wire, page: Page) -> None:
+    fields = '<input name="id"><input name="children"><input name="parentNode">'
+    wire.html = html(BODY + f'<form id="f">{fields}</form>')
+    page.goto(wire.url)
+    page.wait_for_status("live")
+    record(page)
+    wire.stream().send(
+        patch(
+            ["html", "#f", fields + "<b>1</b>"],
+            ["append", "#f", '<i id="last">2</i>'],
+            ["append", "#f", '<i id="last">3</i>'],
+            marker("1"),
+        )
+    )
+    wait_marker(page, "1")
+    assert (page.text("#f"), seen(page, "error")) == ("13", [])
+    wire.stream().send(reset(), patch(marker("2"), seq=2))
+    wait_marker(page, "2")
+    assert page.text("#f") == ""
 
 
 def test_a_list_loses_and_gains_rows_without_touching_the_others(wire: Wire, live: Page) -> None:
@@ -1054,6 +1151,7 @@ def test_a_server_that_says_refresh_for_ever_is_asked_less_and_less(wire: Wire, 
     wire.greeting = lambda asked: hello() + refresh()
     wire.stream().cut()
     wire.stream(5)
+    live.wait_for("waits.length >= 5")  # the server has the request before the page has its answer
     assert live.eval("waits.slice(1, 5)") == [500, 1000, 2000, 4000]
 
 
@@ -1102,6 +1200,18 @@ def test_a_wire_of_another_version_loads_the_page_again_but_not_over_and_over(wi
     assert len(wire.requests("html")) == 2
     assert live.text("#count") == "0"
     assert live.eval("afterload.status") != "live"
+
+
+def test_nothing_of_another_version_is_applied_while_the_page_loads_again(wire: Wire, live: Page) -> None:
+    live.run(
+        "const tell = e => sessionStorage.told = (sessionStorage.told || '') + e.type + (e.detail.status || '');"
+        "document.addEventListener('live:status', tell); document.addEventListener('live:before-patch', tell)"
+    )
+    wire.greeting = lambda asked: hello(v=2) + patch(["text", "#count", "wrong"])
+    wire.stream().cut()
+    wire.wait("html", 2)
+    wire.stream(3)
+    assert live.eval("sessionStorage.told") == "live:statusreconnecting"
 
 
 def test_the_url_of_the_page_is_the_one_it_was_loaded_from(wire: Wire, page: Page) -> None:

@@ -236,5 +236,5 @@ def test_pages_fit_a_phone(demo: Server, page: Page) -> None:
     page.resize(390, 700)
     for path in ("/", "/spinner", "/clock", "/progress", "/log", "/orders"):
         page.goto(demo.url + path)
-        page.wait_for("document.querySelector('main')")
+        page.wait_for("document.readyState === 'complete'")  # with its style sheet
         assert page.eval("document.documentElement.scrollWidth <= innerWidth"), path
