@@ -110,14 +110,23 @@ def whole(patches: list[Patch]) -> str:
     return document.serialize()
 
 
+def followed(patches: list[Patch], at: int) -> tuple[State, Document]:
+    """The state of all patches, and a page that has those up to `at`."""
+    state = State()
+    page = Document(PAGE)
+    for offset, patch in enumerate(patches, 1):
+        state.apply(patch, offset)
+        if offset <= at:
+            page.apply(patch)
+    return state, page
+
+
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(sequences)
 def test_the_whole_state_leaves_the_same_document(patches: list[Patch]) -> None:
-    state = State()
-    for offset, patch in enumerate(patches, 1):
-        state.apply(patch, offset)
+    state, page = followed(patches, 0)
     expected = whole(patches)
-    assert applied(Document(PAGE), state.whole()) == expected
+    assert applied(page, state.whole()) == expected
 
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
@@ -125,12 +134,7 @@ def test_the_whole_state_leaves_the_same_document(patches: list[Patch]) -> None:
 def test_what_is_newer_than_a_position_brings_a_page_at_that_position_to_the_state(
     patches: list[Patch], at: int
 ) -> None:
-    state = State()
-    page = Document(PAGE)
-    for offset, patch in enumerate(patches, 1):
-        state.apply(patch, offset)
-        if offset <= at:
-            page.apply(patch)
+    state, page = followed(patches, at)
     expected = whole(patches)
     assert applied(page, state.since(at)) == expected
 
@@ -139,12 +143,7 @@ def test_what_is_newer_than_a_position_brings_a_page_at_that_position_to_the_sta
 @given(sequences, st.integers(0, 14))
 def test_a_page_that_shows_everything_already_is_not_set_back(patches: list[Patch], at: int) -> None:
     """Its view has rendered what was published up to `at`; what is sent once more must change nothing."""
-    state = State()
-    page = Document(PAGE)
-    for offset, patch in enumerate(patches, 1):
-        state.apply(patch, offset)
-        if offset <= at:
-            page.apply(patch)
+    state, page = followed(patches, at)
     expected = whole(patches)
     assert applied(page, state.fresh(at)) == expected
 

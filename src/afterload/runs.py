@@ -91,7 +91,7 @@ class Run:
     """One generator being stepped onto one channel.
 
     Attributes:
-        key: the private log's epoch, or the shared channel's name.
+        log: where its channel is; a private run has one of its own.
         label: its name in log records, and what a private loop has to match when its page comes back.
         finished: it has ended, one way or another.
     """

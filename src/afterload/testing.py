@@ -75,8 +75,8 @@ def follow(
         timeout: seconds that the stream may take for that.
 
     Returns:
-        The blocks, without `hello` and `ping`: `limit` of them, or fewer if the stream ended before. None if
-        everything is over and the page has all of it (the answer is 204).
+        The blocks, without `hello` and `ping`: `limit` of them, or fewer if the stream ended before; an empty list
+        if everything is over and the page has all of it (the answer is 204).
 
     Raises:
         AssertionError: the view did not answer with a stream, or the stream did not bring enough in time.

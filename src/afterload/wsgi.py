@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextvars
 import itertools
 import logging
-import random
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +25,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from . import handover
+from .hub.fanout import jittered
 from .hub.hub import Hub
 from .hub.viewer import Follow
 from .live import Live
@@ -159,8 +159,7 @@ class Middleware:
             logger.error("afterload: no descriptor for a stream, the page is asked to come again: %s", error)
             if slot is not None:
                 slot.free()
-            retry = self._live.settings.short_retry
-            return [sse.bye(int(retry * random.uniform(1, 1.5)))]  # noqa: S311 - spreads load, is no secret
+            return [sse.bye(jittered(self._live.settings.short_retry))]
         body = _Body(pair.body, slot)
         try:
             hub.count("fallbacks")

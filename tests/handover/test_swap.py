@@ -66,7 +66,6 @@ def test_the_taken_socket_is_fit_for_the_hub(pair):
         assert not taken.get_inheritable()
         assert (taken.family, taken.type) == (server.family, server.type)
         if taken.family == socket.AF_INET:
-            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert taken.getpeername() == client.getsockname()
         # The server's own descriptor is as it was: blocking, and not inherited.
         assert os.get_blocking(server.fileno())

@@ -505,16 +505,22 @@ def test_a_timer_far_ahead_is_waited_for_in_parts(bench: Bench, monkeypatch: pyt
     assert 0 < waited[-1] <= 3600
 
 
-@pytest.mark.parametrize("broken", ["_hello", "_recount"])
+@pytest.mark.parametrize("broken", ["_hello", "_recount", "_encode", "poller.register"])
 def test_a_connection_that_cannot_be_taken_in_is_closed_and_forgotten(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(bench.hub.fanout, broken, lambda *_: 1 / 0 if _[-1] != -1 else None)
+        patched.setattr(
+            bench.hub.poller if broken.startswith("poller.") else bench.hub.fanout,
+            broken.rpartition(".")[2],
+            lambda *_: 1 / 0 if _[-1] != -1 else None,
+        )
         lost = bench.connect("a")
     lost.read()
     assert lost.eof
     assert not bench.hub.fanout.viewers
+    assert not bench.hub.fanout.groups
+    assert not bench.hub.fanout.by_channel
     assert bench.hub.room("")
     peer = bench.connect("a")
     bench.publish("a", text("#n", 1))
@@ -530,3 +536,14 @@ def test_what_was_still_to_be_taken_in_is_let_go_with_the_hub() -> None:
     bench.close()
     with theirs:
         assert theirs.recv(1) == b""
+
+
+def test_a_viewers_small_blocks_go_at_once(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    bench.peers.append(Peer(theirs))
+    bench.hub.adopt(ours, Follow(bench.hub.log, ("a",)))
+    bench.turn()
+    assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

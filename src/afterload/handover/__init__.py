@@ -74,8 +74,8 @@ class Taken:
     """A connection that is ours: nothing the server does from here on reaches the client.
 
     Attributes:
-        sock: The connection: non-blocking, not inherited, TCP_NODELAY on where it is TCP. Closing it is
-            up to the caller, whatever becomes of the request.
+        sock: The connection: non-blocking, not inherited. Closing it is up to the caller, whatever becomes of the
+            request.
         server: What it was taken from, such as ``gunicorn 27.0.1 gthread``.
         body: The body to return to the server: empty, with a ``close()`` as WSGI has it.
     """

@@ -68,8 +68,8 @@ def swap(connection: socket.socket) -> tuple[socket.socket, Sink]:
         connection: A plain connected stream socket, registered with no epoll.
 
     Returns:
-        Our own socket for the connection (non-blocking, closed on exec, TCP_NODELAY where it is TCP),
-        and the sink to be kept until the owner has written its last.
+        Our own socket for the connection (non-blocking, closed on exec), and the sink to be kept until the
+        owner has written its last.
 
     Raises:
         OSError: No descriptor left, or the connection is closed already. Nothing was changed.
@@ -93,9 +93,6 @@ def swap(connection: socket.socket) -> tuple[socket.socket, Sink]:
     # Family, type and protocol are given, so that no system call can fail here.
     taken = socket.socket(connection.family, connection.type, connection.proto, fileno=ours)
     taken.setblocking(False)
-    if taken.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):  # the client may be gone; the hub will see that for itself
-            taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return taken, Sink(far)
 
 

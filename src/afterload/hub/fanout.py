@@ -48,6 +48,11 @@ DISCARD = 65_536  # more than this in one read is a flood
 Key = tuple[str, str]
 
 
+def jittered(milliseconds: int) -> int:
+    """As long, and up to half as long again: so that not all come back in one moment."""
+    return int(milliseconds * random.uniform(1, 1.5))  # noqa: S311 - spreads load, is no secret
+
+
 class Fanout:
     """The viewers of a hub, and all writing to them.
 
@@ -144,6 +149,9 @@ class Fanout:
             if held is not None and held.sock is sock:
                 self._drop(held, "error")
             sock.close()
+            group = self.groups.get((follow.log.epoch, follow.names))
+            if group is not None and not len(group):
+                self._remove_group(group)
             raise
 
     def _take_in(self, sock: socket.socket, follow: Follow) -> None:
@@ -173,7 +181,7 @@ class Fanout:
         self._recount(group, 1)
         data = follow.head + self._hello(follow, answer) + self._encode(log, answer, key)
         if not follow.hold and not answer.finished:
-            data += sse.bye(self._jittered(self.settings.short_retry))
+            data += sse.bye(jittered(self.settings.short_retry))
         self._write(viewer, data)
 
     def _hello(self, follow: Follow, answer: Answer) -> bytes:
@@ -183,11 +191,8 @@ class Fanout:
             heartbeat=self.settings.heartbeat,
             channels=follow.names,
             into=follow.into,
-            retry=self._jittered(self.settings.retry),
+            retry=jittered(self.settings.retry),
         )
-
-    def _jittered(self, milliseconds: int) -> int:
-        return int(milliseconds * random.uniform(1, 1.5))  # noqa: S311 - spreads load, is no secret
 
     def _new_group(self, log: Log, names: tuple[str, ...]) -> Group:
         group = Group(log, names, self.progress.get(log.epoch), self._ready)
@@ -442,15 +447,18 @@ class Fanout:
             reason,
         )
         if not len(group):
-            with self.lock:
-                del self.groups[group.log.epoch, group.names]
-                for name in group.names:
-                    groups = self.by_channel[group.log.epoch, name]
-                    groups.remove(group)
-                    if not groups:
-                        del self.by_channel[group.log.epoch, name]
+            self._remove_group(group)
         self._recount(group, -1)
         return True
+
+    def _remove_group(self, group: Group) -> None:
+        with self.lock:
+            del self.groups[group.log.epoch, group.names]
+            for name in group.names:
+                groups = self.by_channel[group.log.epoch, name]
+                groups.remove(group)
+                if not groups:
+                    del self.by_channel[group.log.epoch, name]
 
     def _drop(self, viewer: Viewer, reason: str) -> None:
         if self._forget(viewer, reason):
