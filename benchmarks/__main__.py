@@ -27,6 +27,7 @@ SCENARIOS: dict[str, Scenario] = {
     "peers": fanout.peers,
     "computing": fanout.beside_computing,
     "memory": holding.memory,
+    "loops": holding.loops,
     "requests": holding.requests_beside,
     "flood": streams.flood,
     "stalled": streams.stalled,

@@ -14,7 +14,7 @@ from typing import Any
 from .bench import GTHREAD, SYNC, Bench, all_there
 from .publisher import Publisher
 from .servers import BLOCK, Load, Server
-from .system import BenchError, kernel_memory, private_memory
+from .system import BenchError, cpu, kernel_memory, private_memory
 from .table import Row
 
 Pair = tuple[float, float]
@@ -45,6 +45,40 @@ def memory(bench: Bench) -> Iterator[Row]:
         each <= 1024,
         {"bytes": each, "kernel": kernel},
     )
+
+
+def loops(bench: Bench) -> Iterator[Row]:
+    """What a loop of a page's own costs: memory of the worker for each, and CPU for each of its updates.
+
+    Pages with a loop each that yields ten times a second; once as a generator, which is a thread, and once as
+    an async generator, which is a task. The page's viewer is in the memory, and the sending in the CPU.
+    """
+    warm, viewers, seconds = (5, 15, 0.5) if bench.small else (30, 150, 5.0)
+    for name, path in (("a thread", "/thread"), ("a task", "/task")):
+        bench.note(f"{viewers} loops of a page's own, each {name}")
+        with bench.ours() as ours:
+            ours.path = path
+            with bench.hold(ours, warm) as first:
+                before = private_memory(ours.pid)
+                with bench.hold(ours, viewers) as rest:
+                    time.sleep(0.2 if bench.small else 1)
+                    each = (private_memory(ours.pid) - before) / viewers
+                    first.mark()
+                    rest.mark()
+                    used = cpu(ours.pid)
+                    time.sleep(seconds)
+                    used = cpu(ours.pid) - used
+                    updates = first.report()["blocks"] + rest.report()["blocks"]
+        if updates < (warm + viewers) * seconds:
+            raise BenchError(f"{updates} updates came of {warm + viewers} loops in {seconds} s")
+        micros = used / updates * 1e6
+        yield Row(
+            f"a loop of a page's own, as {name}",
+            "",
+            f"{each / 1024:.0f} KB, and {micros:.0f} µs of CPU for each update",
+            None,
+            {"bytes": each, "micros": micros, "updates": updates},
+        )
 
 
 def _reach_all(server: Server, held: Load, viewers: int) -> None:

@@ -547,7 +547,7 @@ def test_ordinary_requests_are_counted_when_they_are_answered(bench: Bench) -> N
 @pytest.mark.parametrize("name", tool.SCENARIOS)
 def test_the_scenario_runs(name: str, bench: Bench) -> None:
     rows = list(tool.SCENARIOS[name](bench))
-    expected = {"cpu": 3, "peers": 4, "requests": 4}.get(name, 1)
+    expected = {"cpu": 3, "peers": 4, "requests": 4, "loops": 2}.get(name, 1)
     assert len(rows) == expected
     for row in rows:
         assert row.measured

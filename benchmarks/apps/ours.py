@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from flask import Flask, Response, request
 
@@ -18,6 +21,28 @@ computing: set[object] = set()
 @app.get("/bench")
 def bench() -> Response:
     return live.page("bench.html", "bench")
+
+
+def thread() -> Iterator[Any]:
+    for i in itertools.count():
+        yield {"#data": i}
+        live.sleep(0.1)
+
+
+async def task() -> AsyncIterator[Any]:
+    for i in itertools.count():
+        yield {"#data": i}
+        await asyncio.sleep(0.1)
+
+
+@app.get("/thread")
+def of_a_thread() -> Response:
+    return live.page("bench.html", thread())
+
+
+@app.get("/task")
+def of_a_task() -> Response:
+    return live.page("bench.html", task())
 
 
 @app.post("/publish")
