@@ -97,7 +97,7 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
 
 def test_the_wheel_holds_what_is_not_python(wheel):
     held = contents(wheel)
-    assert {"afterload/py.typed", "afterload/static/afterload.js"} <= held
+    assert {"afterload/py.typed", "afterload/static/afterload.js", "afterload/static/document.js"} <= held
     assert any("/templates/" in name and name.endswith(".html") for name in held)  # the demo's
     assert any(name.endswith("/licenses/LICENSE") for name in held)
 

@@ -92,6 +92,23 @@ def request_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if "process_request_thread" in thread.name]
 
 
+class Events:
+    """What a view leaves in the environ for an event stream."""
+
+    content_type = "text/event-stream"
+    alone = False
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self.closed = False
+
+    def connect(self, hold: bool) -> Any:
+        return self._connect()
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def follower(
     live: Live, *, status: str = "200 OK", headers: tuple[tuple[str, str], ...] = (), channel: str = "news"
 ) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
@@ -102,7 +119,7 @@ def follower(
             start_response("200 OK", [("Content-Type", "text/plain")])
             return [str(environ[HEAD]).encode()]
         page = live.follow((channel,))
-        environ[STREAM] = lambda: live.connect(page, Request("sse"))
+        environ[STREAM] = Events(lambda: live.connect(page, Request("sse")))
         start_response(status, [EVENT_STREAM, *headers])
         return []
 
@@ -354,7 +371,7 @@ def failing(live: Live, error: Exception) -> Any:
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         body = inner(environ, start_response)
-        environ[STREAM] = fail
+        environ[STREAM] = Events(fail)
         return body
 
     return Middleware(app, live)
@@ -451,15 +468,15 @@ def test_a_hub_that_ended_meanwhile_lets_the_connection_go(live, kind):
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         body = inner(environ, start_response)
-        connect = environ[STREAM]
+        stream = environ[STREAM]
 
         def and_close() -> Any:
-            follow = connect()
+            follow = stream.connect(True)
             live._closing = True  # as in the middle of live.close(): the hub is not replaced any more
             hub.closed = True
             return follow
 
-        environ[STREAM] = and_close
+        environ[STREAM] = Events(and_close)
         return body
 
     with serve(Middleware(app, live), kind) as where, Raw(where).ask("/") as raw:

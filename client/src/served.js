@@ -9,11 +9,10 @@ let served; // a document
 // more behind it for a part of an element.
 let touched = new Map();
 
-export const ready = new Promise((done) =>
-  document.readyState === "loading" ? addEventListener("DOMContentLoaded", done) : done(),
-).then(() => {
+// Called when that is in the document, before anything is changed.
+export const keep = () => {
   served = document.cloneNode(true);
-});
+};
 
 const find = (page, id) => (id ? page.getElementById(id) : page.body);
 

@@ -13,9 +13,9 @@
 import { actions } from "./actions.js";
 import { backoff } from "./backoff.js";
 import { decoder } from "./decoder.js";
-import { fire } from "./events.js";
+import { fire, show as tell } from "./events.js";
 import { apply, beforehand, follow } from "./page.js";
-import { ready, restore, swap } from "./served.js";
+import { keep, restore, swap } from "./served.js";
 
 const url = location.href.split("#")[0];
 const stream = "text/event-stream";
@@ -52,12 +52,11 @@ const client = (window.afterload = {
   },
 });
 
-// Everything that a listener may undo by close() or open() is done before it is told.
-const show = (status, detail) => {
-  if (status === client.status) return;
-  client.status = document.documentElement.dataset.live = status;
-  fire("live:status", { ...detail, status });
-};
+const show = (status, detail) => tell(client, status, detail);
+
+const ready = new Promise((done) =>
+  document.readyState === "loading" ? addEventListener("DOMContentLoaded", done) : done(),
+).then(keep);
 
 const request = (headers, signal) => {
   if (client.position) headers["Last-Event-ID"] = client.position;

@@ -13,8 +13,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, overload
 
 from .errors import LoopError, PatchError
@@ -29,6 +29,8 @@ from .position import Position
 from .runs import PRIVATE, Source, Stopped, sleep
 from .settings import Settings, checked
 from .values import short
+from .wire import text as plain
+from .wire.document import Document
 
 logger = logging.getLogger("afterload")
 
@@ -70,6 +72,10 @@ class Seldom:
                 return 0
             count, self._count, self._next = self._count, 0, now + self._seconds
             return count
+
+
+class NoRoom(Exception):  # noqa: N818 - no mistake of a program's, and never seen by one
+    """There is no room for what a viewer asks for, and nothing it could be given instead."""
 
 
 class Live:
@@ -296,15 +302,7 @@ class Live:
         """Starts what the page follows, and says how its viewer is to be served."""
         if page.source is not None:
             return self._connect_private(page, page.source, request)
-        hold = True
-        for name in page.channels:
-            loop = self._definitions.get(name)
-            if loop is not None:
-                try:
-                    self.loops.ensure(loop)
-                except LoopError as error:
-                    self._full(name, error)
-                    hold = False
+        hold = self._ensure(page.channels)
         hub = self.hub
         position = request.position
         known = position is not None and position.epoch == hub.log.epoch
@@ -318,6 +316,68 @@ class Live:
             into=page.into,
             hold=hold,
         )
+
+    def connect_document(self, page: Page, head: Position, opening: bytes, ending: bytes) -> Follow:
+        """The same for a page that is a document which goes on.
+
+        Args:
+            page: what it follows.
+            head: the position at which its request came in.
+            opening: what the document begins with.
+            ending: what it ends with.
+
+        Raises:
+            NoRoom: its own loop was not started.
+        """
+        wire = Document(page.into)
+        if page.source is not None:
+            with self._started(page.label):
+                log = self.loops.start_written(page.source, page.label)
+            return Follow(log, (PRIVATE,), at=0, wire=wire, opening=opening, ending=ending)
+        hold = self._ensure(page.channels)
+        log = self.hub.log
+        known = head.epoch == log.epoch  # else the hub has ended meanwhile
+        return Follow(
+            log,
+            page.channels,
+            at=head.offset if known else None,
+            rendered=known,
+            hold=hold,
+            wire=wire,
+            opening=opening,
+            ending=ending,
+        )
+
+    def connect_text(self, source: Source, label: str) -> Follow:
+        """The same for a response whose text a generator writes.
+
+        Raises:
+            NoRoom: the generator was not started.
+        """
+        with self._started(label):
+            log = self.loops.start_text(source, label)
+        return Follow(log, (PRIVATE,), at=0, wire=plain)
+
+    @contextmanager
+    def _started(self, label: str) -> Iterator[None]:
+        try:
+            yield
+        except LoopError as error:
+            self._full(label, error)
+            raise NoRoom from error
+
+    def _ensure(self, names: tuple[str, ...]) -> bool:
+        """Starts those of the channels that a shared loop writes; whether all of them run."""
+        running = True
+        for name in names:
+            loop = self._definitions.get(name)
+            if loop is not None:
+                try:
+                    self.loops.ensure(loop)
+                except LoopError as error:
+                    self._full(name, error)
+                    running = False
+        return running
 
     def _connect_private(self, page: Page, source: Source, request: Request) -> Follow:
         position, channels = request.position, (PRIVATE,)

@@ -234,6 +234,15 @@ class Log:
             channel.dropped = gone.offset
         return entry
 
+    def forget(self, name: str, offset: int) -> None:
+        """Forgets a channel's entries up to an offset, for which nobody will ask again."""
+        channel = self._channel(name)
+        entries = channel.entries
+        while entries and entries[0].offset <= offset:
+            gone = entries.popleft()
+            channel.bytes -= gone.size
+            channel.dropped = gone.offset
+
     def begin(self, name: str) -> None:
         """A loop begins to write the channel: what was in it before is void."""
         new = name not in self.channels

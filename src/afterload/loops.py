@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import logging
 import secrets
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from typing import Any
 from .errors import LoopError
 from .hub.hub import Hub
 from .log import Log
-from .runs import PRIVATE, Run, Source, TaskRun, ThreadRun
+from .runs import PRIVATE, Run, Source, StepContext, TaskRun, ThreadRun
 from .settings import Settings
 
 logger = logging.getLogger("afterload.loops")
@@ -124,24 +125,57 @@ class Loops:
         Raises:
             LoopError: `max_loops` are running, or the system gives no more threads.
         """
-        key = secrets.token_urlsafe(16)
-        log = self.hub.new_log(key)
+        log = self.hub.new_log(secrets.token_urlsafe(16))
+        self._start_private(self._run(source, log, PRIVATE, label), self.settings.linger, away)
+        return log
+
+    def start_written(self, source: Source, label: str) -> Log:
+        """Starts a loop whose viewer cannot come back, as that of a document; it ends with its viewer.
+
+        Raises:
+            LoopError: as `start_private`.
+        """
+        log = self.hub.new_log(secrets.token_urlsafe(16))
+        self._start_private(self._run(source, log, PRIVATE, label), 0.0)
+        return log
+
+    def start_text(self, source: Source, label: str) -> Log:
+        """Starts what writes the text of one response, string by string; see `start_written`.
+
+        It makes its own context when it begins, and leaves it when it ends. Every string is kept until it was
+        served, and none longer.
+
+        Raises:
+            LoopError: as `start_private`.
+        """
+        log = self.hub.new_log(secrets.token_urlsafe(16), whole=True)
+        run = self._run(source, log, PRIVATE, label, nullcontext)
+        run.ahead_entries = sys.maxsize  # a template yields many small strings
+        self._start_private(run, 0.0)
+        self.hub.track(log, lambda offset: self._served_text(run, offset))
+        return log
+
+    def _served_text(self, run: Run, offset: int) -> None:
+        self.hub.forget(run.log, PRIVATE, offset)
+        run.served(offset)
+
+    def _start_private(self, run: Run, linger: float, away: str = "pause") -> None:
+        log = run.log
         log.begin(PRIVATE)
         with self._lock:
             if self.full():
                 raise LoopError(f"{len(self._running)} loops are running, and max_loops is no more")
-            run = self._run(source, log, PRIVATE, label)
             run.runs_on = away == "run"
-            self._private[key] = run
+            self._running.add(run)
+            self._private[log.epoch] = run
         self.hub.track(log, run.served)
-        self.hub.watch(log, PRIVATE, lambda count: self._private_viewers(run, count))
-        self.hub.later(max(_FIRST, self.settings.linger), lambda: self._close_if_away(run))
+        self.hub.watch(log, PRIVATE, lambda count: self._private_viewers(run, count, linger))
+        self.hub.later(max(_FIRST, linger), lambda: self._close_if_away(run, linger))
         try:
             self._start(run)
         except LoopError:
             self._forget_private(run)
             raise
-        return log
 
     def find_private(self, key: str, label: str) -> Log | None:
         """The log of a viewer's own loop, while it is remembered."""
@@ -163,16 +197,16 @@ class Loops:
             run.stop()
             self._forget_private(run)
 
-    def _private_viewers(self, run: Run, count: int) -> None:
+    def _private_viewers(self, run: Run, count: int, linger: float) -> None:
         run.viewer(away=not count)
         if not count:
-            self.hub.later(self.settings.linger, lambda: self._close_if_away(run))
+            self.hub.later(linger, lambda: self._close_if_away(run, linger))
 
-    def _close_if_away(self, run: Run) -> None:
+    def _close_if_away(self, run: Run, linger: float) -> None:
         # Timers of earlier absences end here too; a viewer who left less than a linger ago has one of its own.
         if self.hub.viewers(PRIVATE, run.log):
             return
-        if self.hub.clock() - self.hub.left_at(run.log, PRIVATE) < self.settings.linger * 0.999:
+        if self.hub.clock() - self.hub.left_at(run.log, PRIVATE) < linger * 0.999:
             return
         run.stop()
         self._forget_private(run)
@@ -228,6 +262,7 @@ class Loops:
             raise LoopError(f"{len(self._running)} loops are running, and max_loops is no more")
         linger = self.settings.linger if loop.linger is None else loop.linger
         run = self._run(loop.function(), self.hub.log, loop.name, loop.name)
+        self._running.add(run)
         self._shared[loop.name] = run
         self.hub.begin(loop.name)
 
@@ -252,11 +287,11 @@ class Loops:
 
     # All of them
 
-    def _run(self, source: Source, log: Log, channel: str, label: str) -> Run:
+    def _run(
+        self, source: Source, log: Log, channel: str, label: str, step_context: StepContext | None = None
+    ) -> Run:
         kind = TaskRun if inspect.isasyncgen(source) else ThreadRun
-        run = kind(self, source, log, channel, label)
-        self._running.add(run)
-        return run
+        return kind(self, source, log, channel, label, step_context)
 
     def _start(self, run: Run) -> None:
         try:

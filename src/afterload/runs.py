@@ -25,7 +25,7 @@ import contextvars
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
@@ -39,6 +39,7 @@ PRIVATE = "~"
 FAILED = "Something went wrong on the server. The page shows the last state."
 
 Source: TypeAlias = Iterator[Any] | AsyncIterator[Any]
+StepContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("afterload_run", default=None)
 
 
@@ -93,15 +94,27 @@ class Run:
     Attributes:
         log: where its channel is; a private run has one of its own.
         label: its name in log records, and what a private loop has to match when its page comes back.
+        step_context: makes the context that each step runs in.
+        ahead_entries: how far a private run may be ahead of its viewer, in entries.
         finished: it has ended, one way or another.
     """
 
-    def __init__(self, loops: Owner, source: Source, log: Log, channel: str, label: str) -> None:
+    def __init__(
+        self,
+        loops: Owner,
+        source: Source,
+        log: Log,
+        channel: str,
+        label: str,
+        step_context: StepContext | None = None,
+    ) -> None:
         self.loops = loops
         self.source = source
         self.log = log
         self.channel = channel
         self.label = label
+        self.step_context = step_context or loops.step_context
+        self.ahead_entries = loops.settings.ahead_entries
         self.private = log is not loops.hub.log
         self.finished = False
         self.status = ""
@@ -149,8 +162,7 @@ class Run:
             return True
         if self.away:
             return self.runs_on
-        s = self.loops.settings
-        return len(self._ahead) < s.ahead_entries and self._ahead_bytes < s.ahead_bytes
+        return len(self._ahead) < self.ahead_entries and self._ahead_bytes < self.loops.settings.ahead_bytes
 
     def publish(self, thing: Any) -> None:
         """Publishes what was yielded, unless it was told to stop.
@@ -193,8 +205,8 @@ class Run:
 class ThreadRun(Run):
     """A sync generator in a thread of its own."""
 
-    def __init__(self, loops: Owner, source: Source, log: Log, channel: str, label: str) -> None:
-        super().__init__(loops, source, log, channel, label)
+    def __init__(self, loops: Owner, *what: Any) -> None:
+        super().__init__(loops, *what)
         self._condition = threading.Condition()
 
     def start(self) -> None:
@@ -223,7 +235,7 @@ class ThreadRun(Run):
                     self._condition.wait_for(lambda: self.stopped or self.may_step())
                 if self.stopped:
                     break
-                with self.loops.step_context():
+                with self.step_context():
                     try:
                         thing = next(source)
                     except StopIteration:
@@ -232,7 +244,7 @@ class ThreadRun(Run):
         except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             error = e
         try:
-            with self.loops.step_context():
+            with self.step_context():
                 source.close()
         except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             if error is None:
@@ -243,8 +255,8 @@ class ThreadRun(Run):
 class TaskRun(Run):
     """An async generator as a task on the loops' event loop."""
 
-    def __init__(self, loops: Owner, source: Source, log: Log, channel: str, label: str) -> None:
-        super().__init__(loops, source, log, channel, label)
+    def __init__(self, loops: Owner, *what: Any) -> None:
+        super().__init__(loops, *what)
         self._loop = loops.event_loop()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -285,7 +297,7 @@ class TaskRun(Run):
                     await self._changed.wait()
                 if self.stopped:
                     break
-                with self.loops.step_context():
+                with self.step_context():
                     try:
                         thing = await anext(source)
                     except StopAsyncIteration:
@@ -294,7 +306,7 @@ class TaskRun(Run):
         except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             error = e
         try:
-            with self.loops.step_context():
+            with self.step_context():
                 await source.aclose()
         except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             if error is None:

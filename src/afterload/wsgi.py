@@ -1,11 +1,11 @@
 """Answers a stream request under a WSGI server: the framework runs to its end, then the hub takes over.
 
-`Middleware` wraps the app outermost. A view that wants its response to be a stream leaves a function in the
-environ that says what is to be followed. When the framework is through (its hooks run, its session saved, its
-contexts popped) that function is called, and the response is started as ever: through whatever wraps the server's
-own `start_response`, an error tracker for example. Then the connection is taken from the server and given to the
-hub, which writes the head that has arrived at the server and everything after. Where it cannot be taken, the hub
-writes to a socket pair, and the server streams the other end.
+`Middleware` wraps the app outermost. A view that wants its response to be a stream, or a document that goes on
+updating itself, leaves a `Stream` in the environ that says what is to be followed. When the framework is through (its
+hooks run, its session saved, its contexts popped) that is connected, and the response is started as ever: through
+whatever wraps the server's own `start_response`, an error tracker for example. Then the connection is taken from the
+server and given to the hub, which writes the head that has arrived at the server and everything after. Where it cannot
+be taken, the hub writes to a socket pair, and the server streams the other end.
 
 Whatever fails on the way is logged, and the client gets an answer: until the connection is taken, nothing has
 been written; once it is, only the hub writes.
@@ -16,21 +16,21 @@ from __future__ import annotations
 import contextvars
 import itertools
 import logging
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import handover
 from .hub.fanout import jittered
 from .hub.hub import Hub
 from .hub.viewer import Follow
-from .live import Live
+from .live import Live, NoRoom
 from .position import Position
-from .wire import sse
 
 if TYPE_CHECKING:
     import socket
@@ -52,6 +52,31 @@ _TEST_CLIENTS = {"werkzeug.test", "webtest.app", "webtest.lint"}
 _LOOK = 0.5  # seconds between two looks at whether the server is ending
 
 Headers = list[tuple[str, str]]
+
+
+class Stream(Protocol):
+    """What is to be written behind the head of a response."""
+
+    @property
+    def content_type(self) -> str:
+        """Of the response; one with another is not this one any more."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing of it is shared with other viewers, nor with other processes."""
+
+    def connect(self, hold: bool) -> Follow:
+        """Starts what there is to be started; called once, when the framework is through.
+
+        Args:
+            hold: whether there is room for the viewer to stay.
+
+        Raises:
+            NoRoom: there is nothing it could be given then.
+        """
+
+    def close(self) -> None:
+        """Called in the place of `connect` where the response is not answered by it."""
 
 
 class Middleware:
@@ -80,70 +105,90 @@ class Middleware:
             self._looked = True
             self._conflict(environ, start_response)
         started = False
-        stream: tuple[str, Headers, contextvars.Context] | None = None
+        started_stream: tuple[str, Headers, contextvars.Context] | None = None
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
-            nonlocal started, stream
+            nonlocal started, started_stream
             started = True
             # An error page, or a response that a hook put in the place of the view's, is answered as it is.
-            if STREAM in environ and status.startswith("200") and _is_stream(headers):
+            if STREAM in environ and status.startswith("200") and _is(environ[STREAM].content_type, headers):
                 # The framework's contexts are gone when the response is started, and a tracer around the app
                 # may ask, as it could in any other response, which request this is.
-                stream = status, headers, contextvars.copy_context()
+                started_stream = status, headers, contextvars.copy_context()
                 return lambda data: None
-            stream = None
+            started_stream = None
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
-        body = self._app(environ, start)
-        if not started:
-            body = _Begun(body)
-        if stream is None:
+        try:
+            body = self._app(environ, start)
+            if not started:
+                body = _Begun(body)
+        except BaseException:
+            _unused(environ)
+            raise
+        if started_stream is None:
+            _unused(environ)
             return body
         _close(body)
-        return self._answer(environ, start_response, *stream)
+        # An app around this one may have a Live too, and must not take it again.
+        return self._answer(environ, start_response, environ.pop(STREAM), *started_stream)
 
     def _answer(
         self,
         environ: WSGIEnvironment,
         start_response: StartResponse,
+        stream: Stream,
         status: str,
         headers: Headers,
         context: contextvars.Context,
     ) -> Iterable[bytes]:
         headers = _ours(headers)
         if environ.get("REQUEST_METHOD") == "HEAD":
+            stream.close()
             context.run(start_response, status, headers)
             return []
+        hub = self._live.hub
+        address = str(environ.get("REMOTE_ADDR", ""))
+        slot = None
         try:
             _head(status, headers)  # before anything is started: it may be none
-            follow: Follow = environ[STREAM]()
-            # An app around this one may have a Live too, and must not take it again.
-            environ.pop(STREAM, None)
+            hold = hub.room(address) and not self._stopping(hub)
+            if not stream.alone and self._conflict(environ, start_response):
+                hold = False
+            found = handover.find(environ, start_response)
+            if isinstance(found, handover.Refused) and hold:
+                slot = self._slot(environ, start_response, found)
+                hold = slot is not None
         except Exception:
+            stream.close()
             logger.exception("afterload: a stream could not be started")
             return _failed(start_response)
-        hub = self._live.hub
-        follow = replace(follow, address=str(environ.get("REMOTE_ADDR", "")))
-        if follow.hold and (
-            self._conflict(environ, start_response) or not hub.room(follow.address) or self._stopping(hub)
-        ):
-            follow = replace(follow, hold=False)
-        found = handover.find(environ, start_response)
-        context.run(start_response, status, headers)
-        answer = found if isinstance(found, handover.Refused) else _hand_over(hub, found, follow)
-        if isinstance(answer, handover.Refused):
-            return self._stream_through(hub, environ, start_response, follow, answer)
-        return answer
+        try:
+            follow = stream.connect(hold)
+        except NoRoom:
+            _free(slot)
+            return _busy(start_response, jittered(self._live.settings.short_retry))
+        except Exception:
+            _free(slot)
+            logger.exception("afterload: a stream could not be started")
+            return _failed(start_response)
+        follow = replace(follow, address=address, hold=follow.hold and hold)
+        try:
+            context.run(start_response, status, headers)
+        except BaseException:
+            _free(slot)
+            raise
+        if not isinstance(found, handover.Refused):
+            answer = _hand_over(hub, found, follow, stream.content_type)
+            if not isinstance(answer, handover.Refused):
+                return answer
+            slot = self._slot(environ, start_response, answer) if follow.hold else None
+        return self._stream_through(hub, environ, follow, slot)
 
-    def _stream_through(
-        self,
-        hub: Hub,
-        environ: WSGIEnvironment,
-        start_response: StartResponse,
-        follow: Follow,
-        refused: handover.Refused,
-    ) -> Iterable[bytes]:
-        """Has the server stream what the hub writes; no more than a few of these are held at a time."""
+    def _slot(
+        self, environ: WSGIEnvironment, start_response: StartResponse, refused: handover.Refused
+    ) -> _Slot | None:
+        """Leave to hold a thread of the server: no more than a few streams do at a time."""
         if _is_test_client(start_response):
             most = self._live.settings.max_viewers
         else:
@@ -152,18 +197,22 @@ class Middleware:
             if spare is not None:
                 most = min(most, spare)
             self._say_refused(refused, most)
-        slot = self._slots.take(most) if follow.hold else None
+        return self._slots.take(most)
+
+    def _stream_through(
+        self, hub: Hub, environ: WSGIEnvironment, follow: Follow, slot: _Slot | None
+    ) -> Iterable[bytes]:
+        """Has the server stream what the hub writes."""
         try:
             pair = handover.Fallback.open(environ, handover.stopping)
         except OSError as error:
             logger.error("afterload: no descriptor for a stream, the page is asked to come again: %s", error)
-            if slot is not None:
-                slot.free()
-            return [sse.bye(jittered(self._live.settings.short_retry))]
+            _free(slot)
+            return [follow.opening, follow.wire.bye(jittered(self._live.settings.short_retry))]
         body = _Body(pair.body, slot)
         try:
             hub.count("fallbacks")
-            _adopt(hub, pair.hub_end, replace(follow, hold=slot is not None))
+            _adopt(hub, pair.hub_end, replace(follow, hold=follow.hold and slot is not None))
         except BaseException:
             body.close()
             pair.hub_end.close()
@@ -285,13 +334,15 @@ class _Begun:
         _close(self._body)
 
 
-def _hand_over(hub: Hub, claim: handover.Claim, follow: Follow) -> Iterable[bytes] | handover.Refused:
+def _hand_over(
+    hub: Hub, claim: handover.Claim, follow: Follow, content_type: str
+) -> Iterable[bytes] | handover.Refused:
     """Gives the connection of a response that was started to the hub; nothing of the server's gets out then."""
     arrived = claim.head()
     if isinstance(arrived, handover.Refused):
         return arrived
     status, headers = arrived[0], _ours(arrived[1])
-    if not (status.startswith("200") and _is_stream(headers)):
+    if not (status.startswith("200") and _is(content_type, headers)):
         # What wraps start_response has made another answer of it, and has a body for that, if any.
         claim.close_after()
         return []
@@ -325,16 +376,42 @@ def _adopt(hub: Hub, sock: socket.socket, follow: Follow) -> None:
 
 
 def _failed(start_response: StartResponse) -> Iterable[bytes]:
-    text = b"Internal Server Error\n"
+    return _said(start_response, "500 Internal Server Error", b"Internal Server Error\n")
+
+
+def _busy(start_response: StartResponse, retry: int) -> Iterable[bytes]:
+    """There is no room for what would have to be written whole."""
+    text = b"The server is busy. Please load this page again in a moment.\n"
+    return _said(
+        start_response, "503 Service Unavailable", text, ("Retry-After", str(math.ceil(retry / 1000)))
+    )
+
+
+def _said(
+    start_response: StartResponse, status: str, text: bytes, *headers: tuple[str, str]
+) -> Iterable[bytes]:
     start_response(
-        "500 Internal Server Error",
+        status,
         [
             ("Content-Type", "text/plain; charset=utf-8"),
             ("Content-Length", str(len(text))),
             ("Cache-Control", "no-store"),
+            *headers,
         ],
     )
     return [text]
+
+
+def _unused(environ: WSGIEnvironment) -> None:
+    """A stream that a view has made is not the response."""
+    stream = environ.pop(STREAM, None)
+    if stream is not None:
+        stream.close()
+
+
+def _free(slot: _Slot | None) -> None:
+    if slot is not None:
+        slot.free()
 
 
 def _close(body: object) -> None:
@@ -343,10 +420,9 @@ def _close(body: object) -> None:
         close()
 
 
-def _is_stream(headers: Headers) -> bool:
+def _is(content_type: str, headers: Headers) -> bool:
     return any(
-        name.lower() == "content-type" and value.lower().startswith("text/event-stream")
-        for name, value in headers
+        name.lower() == "content-type" and value.lower().startswith(content_type) for name, value in headers
     )
 
 

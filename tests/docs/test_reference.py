@@ -26,7 +26,8 @@ SOURCES = sorted((ROOT / "src" / "afterload").rglob("*.py"))
 
 #: What an adapter for another framework calls, and what stands behind `live_client()`.
 FOR_ADAPTERS = {
-    "client", "connect", "follow", "hub", "is_over", "leave", "loops", "step_context",
+    "client", "connect", "connect_document", "connect_text", "follow", "hub", "is_over", "leave", "loops", "patch",
+    "step_context", "updates",
 }  # fmt: skip
 
 
@@ -107,6 +108,8 @@ def test_every_public_method_is_documented_with_its_signature() -> None:
 def test_the_template_function_and_the_constructor_are_documented_with_their_signatures() -> None:
     shown = documented(REFERENCE / "api.md")
     assert shown["live_client"] == signature(Live.client)
+    assert shown["live_updates"] == signature(Live.updates)
+    assert shown["live_patch"] == signature(Live.patch)
     assert shown["Live"] == signature(Live.__init__)
 
 

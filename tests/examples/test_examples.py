@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -76,7 +77,9 @@ def log_in(module: ModuleType, user: str) -> FlaskClient:
     return made
 
 
-@pytest.mark.parametrize("client", [name for name in NAMES if name != "login"], indirect=True)
+@pytest.mark.parametrize(
+    "client", [n for n in NAMES if n not in ("hello", "login", "template")], indirect=True
+)
 def test_the_page_is_whole_html_with_a_script_that_follows(client: FlaskClient) -> None:
     response = client.get("/")
     assert response.status_code == 200
@@ -242,6 +245,21 @@ def test_the_policy_names_the_nonce_of_the_script(client: FlaskClient) -> None:
     nonce = response.text.partition('nonce="')[2].partition('"')[0]
     assert len(nonce) > 20
     assert f"'nonce-{nonce}'" in response.headers["Content-Security-Policy"]
+
+
+@of("hello")
+def test_a_document_is_one_response_with_every_step_and_a_mark_at_its_end(client: FlaskClient) -> None:
+    page = client.get("/").text
+    assert re.findall(r'"#data","(.)"', page) == list("hello")
+    assert page.index("live") < page.index("That was all.") < page.index('complete",{}')
+    assert patches(follow(client, "/"))[-1] == text("#data", "o")  # and on the same URL the event stream
+
+
+@of("template")
+def test_a_streamed_template_has_its_patches_where_they_stand(client: FlaskClient) -> None:
+    page = client.get("/").text
+    assert re.findall(r'"#data","(\d+) (.)"', page) == [(str(i), c) for i, c in enumerate("hello" * 10)]
+    assert page.index("49 o") < page.index("That was all.") < page.index('complete",{}')
 
 
 def test_every_example_has_a_test_of_its_own() -> None:

@@ -110,12 +110,29 @@ def _csp(page: Page) -> None:
     page.wait_for_status("live")
 
 
+def _hello(page: Page) -> None:
+    page.wait_for_text("#data", "e")
+    assert page.eval("document.readyState") == "loading"
+    page.wait_for_status("ended")
+    assert page.text("#data") == "o"
+    assert "That was all." in page.text("body")
+
+
+def _template(page: Page) -> None:
+    page.wait_for_text("#data", "3 l")
+    assert page.eval("document.readyState") == "loading"
+    page.wait_for_status("ended")
+    assert page.text("#data") == "49 o"
+    assert "That was all." in page.text("body")
+
+
 CHECKS: dict[str, Callable[[Page], None]] = {
     "anywhere": _anywhere,
     "bare": _bare,
     "clock": _clock,
     "csp": _csp,
     "failing": _failing,
+    "hello": _hello,
     "log": _log,
     "login": _login,
     "orders": _orders,
@@ -123,6 +140,7 @@ CHECKS: dict[str, Callable[[Page], None]] = {
     "spinner": _private,
     "spinner_async": _private,
     "status": _status,
+    "template": _template,
     "tokens": _tokens,
 }
 

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 import afterload as al
+from afterload.blocks import dumps
 from afterload.errors import WireError
 from afterload.log import End, Message, Patches, Refresh, Reset, Snapshot, Step
 from afterload.patch import EFFECTS, STATE, Patch
 from afterload.position import Position
 from afterload.wire import sse
-from afterload.wire.sse import Decoder, Event, dumps, encode
+from afterload.wire.sse import Decoder, Event, encode
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 fields = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"))

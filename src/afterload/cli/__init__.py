@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import demo
+from . import demo, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"afterload {version('afterload')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo.add_parser(commands)
+    run.add_parser(commands)
     chosen = parser.parse_args(arguments)
     if not hasattr(chosen, "run"):
         parser.print_help(sys.stderr)

@@ -29,13 +29,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
+from functools import cache
 from itertools import islice, repeat
 
 from ..log import Answer, Log
 from ..settings import Settings
-from ..wire import sse
 from .poller import READ, WRITE, Poller
-from .viewer import SEND_FLAGS, Follow, Group, Send, Viewer, gil_keeping_send, tune
+from .viewer import SEND_FLAGS, Follow, Group, Send, Viewer, Wire, gil_keeping_send, tune
 
 logger = logging.getLogger("afterload.hub")
 viewer_logger = logging.getLogger("afterload.viewer")
@@ -65,7 +65,7 @@ class Fanout:
 
     Attributes:
         viewers: all of them, by fd.
-        groups: the same by what they follow.
+        groups: the same by what they follow, and on which wire.
         lingering: sockets that were sent everything and wait for their peer's FIN, with a deadline.
         watchers: told of the number of a channel's viewers when it changes.
         progress: told, by the log's epoch, up to where the viewer of a private loop was served.
@@ -82,7 +82,7 @@ class Fanout:
         self.shared = shared
         self.clock = poller.clock
         self.viewers: dict[int, Viewer] = {}
-        self.groups: dict[tuple[str, tuple[str, ...]], Group] = {}
+        self.groups: dict[tuple[str, tuple[str, ...], Wire], Group] = {}
         self.lingering: dict[socket.socket, float] = {}
         self.watchers: dict[Key, Callable[[int], None]] = {}
         self.progress: dict[str, Callable[[int], None]] = {}
@@ -149,20 +149,20 @@ class Fanout:
             if held is not None and held.sock is sock:
                 self._drop(held, "error")
             sock.close()
-            group = self.groups.get((follow.log.epoch, follow.names))
+            group = self.groups.get((follow.log.epoch, follow.names, follow.wire))
             if group is not None and not len(group):
                 self._remove_group(group)
             raise
 
     def _take_in(self, sock: socket.socket, follow: Follow) -> None:
-        log, names = follow.log, follow.names
-        if log is not self.shared and (log.epoch, names) in self.groups:
+        log, names, wire = follow.log, follow.names, follow.wire
+        if log is not self.shared and (log.epoch, names, wire) in self.groups:
             # A private loop has one viewer: who comes with its key is the same page, back before we noticed
             # that its old connection is gone.
-            for old in self.groups[log.epoch, names].viewers():
+            for old in self.groups[log.epoch, names, wire].viewers():
                 self._drop(old, "replaced")
-        group = self.groups.get((log.epoch, names)) or self._new_group(log, names)
-        viewer = Viewer(sock, group, follow.address, self.clock())
+        group = self.groups.get((log.epoch, names, wire)) or self._new_group(log, names, wire)
+        viewer = Viewer(sock, group, follow.address, self.clock(), follow.ending)
         asked = ("connect", log.epoch, names, follow.at, follow.rendered, follow.foreign)
         with self.lock:
             # All pages come back at once when a server was restarted, most of them from the same place.
@@ -179,13 +179,14 @@ class Fanout:
         self._addresses[viewer.address] += 1
         self.counters["connects"] += 1
         self._recount(group, 1)
-        data = follow.head + self._hello(follow, answer) + self._encode(log, answer, key)
+        data = follow.head + follow.opening + self._hello(follow, answer) + self._encode(group, answer, key)
         if not follow.hold and not answer.finished:
-            data += sse.bye(jittered(self.settings.short_retry))
+            data += wire.bye(jittered(self.settings.short_retry))
+            viewer.ending = b""
         self._write(viewer, data)
 
     def _hello(self, follow: Follow, answer: Answer) -> bytes:
-        return sse.hello(
+        return follow.wire.hello(
             position=follow.position,
             resumed=bool(follow.at) and not follow.rendered and answer.cause in ("", "state"),
             heartbeat=self.settings.heartbeat,
@@ -194,10 +195,10 @@ class Fanout:
             retry=jittered(self.settings.retry),
         )
 
-    def _new_group(self, log: Log, names: tuple[str, ...]) -> Group:
-        group = Group(log, names, self.progress.get(log.epoch), self._ready)
+    def _new_group(self, log: Log, names: tuple[str, ...], wire: Wire) -> Group:
+        group = Group(log, names, wire, self.progress.get(log.epoch), self._ready)
         with self.lock:
-            self.groups[log.epoch, names] = group
+            self.groups[group.key] = group
             for name in names:
                 self.by_channel.setdefault((log.epoch, name), []).append(group)
         return group
@@ -215,13 +216,14 @@ class Fanout:
                     self.left[key] = self.clock()
                 self.poller.safely(watcher, count)
 
-    def _encode(self, log: Log, answer: Answer, key: Hashable = None) -> bytes:
-        """An answer's bytes; once in each turn for all who get the same, by key."""
-        data = self._encoded.get(key) if key is not None else None
+    def _encode(self, group: Group, answer: Answer, key: Hashable = None) -> bytes:
+        """An answer's bytes; once in each turn for all who get the same, by key, on the same wire."""
+        wire = group.wire
+        data = self._encoded.get((wire, key)) if key is not None else None
         if data is None:
-            data = b"".join(sse.step(step, log.epoch) for step in answer.steps)
+            data = b"".join([wire.step(step, group.log.epoch) for step in answer.steps])
             if key is not None:
-                self._encoded[key] = data
+                self._encoded[wire, key] = data
         if answer.cause:
             self.counters[f"answers_{answer.cause}"] += 1
         return data
@@ -248,11 +250,11 @@ class Fanout:
             if not len(group):
                 return
             key = log.news_key(group.names, group.cursor)
-            data = self._encoded.get(key) if key is not None else None
+            data = self._encoded.get((group.wire, key)) if key is not None else None
             answer = None if data is not None else log.news(group.names, group.cursor)
             group.cursor = log.head
         if answer is not None:
-            data = self._encode(log, answer, key)
+            data = self._encode(group, answer, key)
         if data:
             self._broadcast(group, data)
         if answer is not None and answer.finished:
@@ -267,7 +269,17 @@ class Fanout:
             if viewer.at == group.cursor:  # its rest is the rest of that; others get it when they catch up
                 viewer.closing = True
         for viewer in list(group.current.values()):
+            if viewer.ending:
+                self._leave_current(viewer)
             self._end(viewer)
+
+    def _leave_current(self, viewer: Viewer) -> None:
+        """A current viewer gets bytes of its own."""
+        group = viewer.group
+        del group.current[viewer.fd]
+        viewer.sent += group.sent - viewer.base
+        viewer.at = group.cursor
+        group.waiting.add(viewer)
 
     def _broadcast(self, group: Group, data: bytes) -> None:
         """The hot path: one send of shared bytes for each viewer."""
@@ -290,10 +302,9 @@ class Fanout:
         self.counters["sends"] += count
         self.counters["bytes"] += count * size
         for fd, sent in late:
-            viewer = group.current.pop(fd)
-            viewer.sent += group.sent - viewer.base - size
-            group.waiting.add(viewer)
-            viewer.at = group.cursor
+            viewer = group.current[fd]
+            self._leave_current(viewer)
+            viewer.sent -= size
             self._write(viewer, data, max(sent, 0))
 
     def _plain_send(self, fd: int, data: bytes, size: int, flags: int) -> int:
@@ -356,7 +367,7 @@ class Fanout:
         if answer is not None:
             viewer.at = answer.offset
             viewer.closing = answer.finished
-            data = self._encode(group.log, answer)
+            data = self._encode(group, answer)
         if data:
             self._write(viewer, data)
         elif viewer.closing:
@@ -419,7 +430,10 @@ class Fanout:
             if group.dirty:
                 return
             group.cursor = group.log.head
-        self._broadcast(group, sse.ping(f"{group.log.epoch}.{group.cursor}"))
+        if data := group.wire.ping(f"{group.log.epoch}.{group.cursor}"):
+            self._broadcast(group, data)
+        else:
+            group.last_sent = self.clock()
 
     # How a viewer ends
 
@@ -453,7 +467,7 @@ class Fanout:
 
     def _remove_group(self, group: Group) -> None:
         with self.lock:
-            del self.groups[group.log.epoch, group.names]
+            del self.groups[group.key]
             for name in group.names:
                 groups = self.by_channel[group.log.epoch, name]
                 groups.remove(group)
@@ -466,6 +480,11 @@ class Fanout:
 
     def _end(self, viewer: Viewer) -> None:
         """Closes after the last bytes were taken: our FIN, then its FIN or the deadline."""
+        if viewer.ending:
+            data, viewer.ending = viewer.ending, b""
+            viewer.closing = True
+            self._write(viewer, data)
+            return
         if not self._forget(viewer, "end"):
             return
         sock = viewer.sock
@@ -495,11 +514,12 @@ class Fanout:
     def say_bye(self) -> None:
         """Ends every viewer with `bye`, as the process goes away."""
         # some variants, so that not all pages come back in one moment
-        byes = [sse.bye(500 + self.settings.retry * (8 + i) // 16) for i in range(32)]
+        delays = [500 + self.settings.retry * (8 + i) // 16 for i in range(32)]
+        byes = cache(lambda wire, i: wire.bye(delays[i]))
         for i, viewer in enumerate(list(self.viewers.values())):
             try:
                 if viewer.rest is None:
-                    viewer.sock.send(byes[i % len(byes)])
+                    viewer.sock.send(byes(viewer.group.wire, i % len(delays)))
                 viewer.sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # it went first

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -59,13 +60,13 @@ class Hub:
         self._arriving: deque[tuple[socket.socket, Follow]] = deque()
         self.fanout = Fanout(settings, self.poller, self._lock, self.log, send)
 
-    def new_log(self, epoch: str) -> Log:
-        """A log with this hub's bounds."""
+    def new_log(self, epoch: str, *, whole: bool = False) -> Log:
+        """A log with this hub's bounds; a `whole` one keeps every entry until it is told to `forget` it."""
         s = self.settings
         return Log(
             epoch,
-            history=s.history,
-            history_bytes=s.history_bytes,
+            history=sys.maxsize if whole else s.history,
+            history_bytes=sys.maxsize if whole else s.history_bytes,
             state_bytes=s.state_bytes,
             state_cells=s.state_cells,
             max_channels=s.max_channels,
@@ -129,6 +130,11 @@ class Hub:
         """Whether all of these channels are over and a page at `at` has all of them."""
         with self._lock:
             return log.at_end(names, at)
+
+    def forget(self, log: Log, name: str, offset: int) -> None:
+        """Forgets a channel's entries up to an offset."""
+        with self._lock:
+            log.forget(name, offset)
 
     def hurry(self, log: Log, name: str) -> None:
         """Flushes a channel without waiting for its next turn."""

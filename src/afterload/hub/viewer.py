@@ -10,16 +10,43 @@ from __future__ import annotations
 import ctypes
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from ..log import Log
+from ..log import Log, Step
+from ..wire import sse
 
 MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL
 
 Send = Callable[[int, bytes, int, int], int]
+
+
+class Wire(Hashable, Protocol):
+    """How blocks are written (`afterload.wire`). Viewers of equal wires share the bytes."""
+
+    def hello(
+        self,
+        *,
+        position: str,
+        resumed: bool,
+        heartbeat: float,
+        channels: Sequence[str],
+        into: str | None = None,
+        retry: int = 3000,
+    ) -> bytes:
+        """The first block."""
+
+    def step(self, step: Step, epoch: str) -> bytes:
+        """A step of a log's answer."""
+
+    def ping(self, id: str) -> bytes:
+        """A heartbeat, with the position of the head."""
+
+    def bye(self, retry: int) -> bytes:
+        """The last block before the server goes away, or of a short stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +64,9 @@ class Follow:
         hold: False for a short stream: what is new, then `bye`.
         head: bytes sent first (the HTTP response head).
         address: the client's address, for the log and the limits.
+        wire: how blocks are written.
+        opening: bytes sent after the head, before the first block.
+        ending: bytes sent after the last block, once every channel is over.
     """
 
     log: Log
@@ -49,6 +79,9 @@ class Follow:
     hold: bool = True
     head: bytes = b""
     address: str = ""
+    wire: Wire = sse
+    opening: bytes = b""
+    ending: bytes = b""
 
 
 class Viewer:
@@ -60,7 +93,8 @@ class Viewer:
         base: the group's byte count when it became current.
         sent: bytes it got otherwise.
         stalled: clock time since when it has taken nothing, while there is a rest.
-        closing: it gets no more than its rest.
+        closing: it gets no more than its rest, and `ending`.
+        ending: what it gets after the end of its channels.
     """
 
     __slots__ = (
@@ -68,6 +102,7 @@ class Viewer:
         "at",
         "base",
         "closing",
+        "ending",
         "fd",
         "group",
         "rest",
@@ -77,7 +112,9 @@ class Viewer:
         "stalled",
     )
 
-    def __init__(self, sock: socket.socket, group: Group, address: str, now: float) -> None:
+    def __init__(
+        self, sock: socket.socket, group: Group, address: str, now: float, ending: bytes = b""
+    ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.group = group
@@ -89,6 +126,7 @@ class Viewer:
         self.sent = 0
         self.stalled = 0.0
         self.closing = False
+        self.ending = ending
 
     def __call__(self, mask: int) -> None:
         """Its socket is ready. It is its own handler: a closure for each viewer would be a third of its memory."""
@@ -96,7 +134,7 @@ class Viewer:
 
 
 class Group:
-    """The viewers that follow the same channels, and so are sent the same bytes.
+    """The viewers that follow the same channels on the same wire, and so are sent the same bytes.
 
     Attributes:
         current: viewers that have everything up to `cursor`, by fd.
@@ -110,18 +148,20 @@ class Group:
 
     __slots__ = (
         "behind", "current", "cursor", "dirty", "last_sent", "log", "names", "next_flush", "progress", "ready",
-        "sent", "waiting",
+        "sent", "waiting", "wire",
     )  # fmt: skip
 
     def __init__(
         self,
         log: Log,
         names: tuple[str, ...],
+        wire: Wire,
         progress: Callable[[int], None] | None,
         ready: Callable[[Viewer, int], None],
     ) -> None:
         self.log = log
         self.names = names
+        self.wire = wire
         self.current: dict[int, Viewer] = {}
         self.behind: set[Viewer] = set()
         self.waiting: set[Viewer] = set()
@@ -132,6 +172,11 @@ class Group:
         self.sent = 0
         self.progress = progress
         self.ready = ready
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...], Wire]:
+        """What tells it from other groups."""
+        return self.log.epoch, self.names, self.wire
 
     def viewers(self) -> list[Viewer]:
         """All of them, wherever they stand."""

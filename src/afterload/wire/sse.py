@@ -11,46 +11,18 @@ would split it, JSON has no line ends, and `event` and `id` with one are refused
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from .. import blocks
+from ..blocks import RETRY_LEAST, Line, dumps
 from ..errors import WireError
-from ..log import End, Item, Message, Patches, Refresh, Reset, Snapshot, Step
-from ..patch import Patch
-
-VERSION = 1
-# Chromium and WebKit answer "retry: 0" with hundreds of requests a second.
-RETRY_LEAST = 500
-Line = tuple[str, int, Sequence[Patch], int | None]  # channel, seq, patches, since
+from ..log import Step
 
 _NEWLINE = re.compile("\r\n|\r|\n")  # never str.splitlines(): U+2028, form feed and others are data
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _RETRY = re.compile("[0-9]{1,15}", re.ASCII)
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-
-
-def dumps(value: Any) -> str:
-    r"""Compact JSON on one line, without ``<``, U+2028 and U+2029, so that it is safe inside a page too.
-
-    Raises:
-        WireError: it is no JSON value.
-
-    Example:
-        >>> dumps({"a": "<b>"})
-        '{"a":"\\u003cb>"}'
-    """
-    try:
-        text = _json(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise WireError(f"no JSON value: {error}", field="data", value=value) from error
-    if "<" in text:
-        text = text.replace("<", "\\u003c")
-    if not text.isascii():
-        text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return text
 
 
 def encode(
@@ -217,12 +189,8 @@ def hello(
         into: target of plain strings, if the page said one.
         retry: milliseconds until a browser reconnects; at least `RETRY_LEAST` are sent.
     """
-    data: dict[str, Any] = {
-        "v": VERSION, "resumed": resumed, "heartbeat": heartbeat, "channels": list(channels)
-    }  # fmt: skip
-    if into is not None:
-        data["into"] = into
-    return _block(dumps(data), "hello", position, max(RETRY_LEAST, retry))
+    says = blocks.hello(resumed=resumed, heartbeat=heartbeat, channels=channels, into=into)
+    return _block(dumps(says), "hello", position, max(RETRY_LEAST, retry))
 
 
 def message(text: str, id: str | None = None) -> bytes:
@@ -240,20 +208,12 @@ def patch(lines: Sequence[Line], id: str | None = None) -> bytes:
         >>> patch([("clock", 7, [text("#now", "12:00")], None)], "e1.40")
         b'event: patch\nid: e1.40\ndata: ["clock",7,[["text","#now","12:00"]]]\n\n'
     """
-    return _block("\ndata: ".join(map(_line, lines)), "patch", id)
+    return _block("\ndata: ".join(map(blocks.line, lines)), "patch", id)
 
 
 def snapshot(lines: Sequence[Line], id: str | None = None) -> bytes:
     """The state of channels, on the page as it was served; lines as of `patch`."""
-    return _block("\ndata: ".join(map(_line, lines)), "snapshot", id)
-
-
-def _line(line: Line) -> str:
-    channel, seq, patches, since = line
-    what: list[Any] = [channel, seq, [patch.wire() for patch in patches]]
-    if since is not None:
-        what.append(since)
-    return dumps(what)
+    return _block("\ndata: ".join(map(blocks.line, lines)), "snapshot", id)
 
 
 def reset(channel: str, id: str | None = None) -> bytes:
@@ -278,45 +238,21 @@ def end(channel: str, status: str, message: str = "", id: str | None = None) -> 
 
 def bye(retry: int) -> bytes:
     """The server goes away, or has no room; come back after `retry` milliseconds, at least `RETRY_LEAST`."""
-    retry = max(RETRY_LEAST, retry)
-    return _block(dumps({"retry": retry}), "bye", None, retry)
+    says = blocks.bye(retry)
+    return _block(dumps(says), "bye", None, says["retry"])
 
 
 def step(step: Step, epoch: str) -> bytes:
-    """A step of a log's answer; its last block carries its position.
-
-    Neighbours of one kind are one block, as they are applied together.
-    """
-    blocks: list[list[Item]] = []
-    for item in step.items:
-        if blocks and type(item) is type(blocks[-1][0]) and isinstance(item, Patches | Snapshot):
-            blocks[-1].append(item)
-        else:
-            blocks.append([item])
+    """A step of a log's answer; its last block carries its position."""
+    found = list(blocks.of_step(step))
     position = None if step.offset is None else f"{epoch}.{step.offset}"
-    last = len(blocks) - 1
-    return b"".join(_items(items, position if i == last else None) for i, items in enumerate(blocks))
+    last = len(found) - 1
+    return b"".join(
+        _of(event, lines, position if i == last else None) for i, (event, lines) in enumerate(found)
+    )
 
 
-def _items(items: list[Item], id: str | None) -> bytes:
-    match items[0]:
-        case Patches():
-            return patch(
-                [(p.channel, p.seq, p.patches, _since(p)) for p in items if isinstance(p, Patches)], id
-            )
-        case Snapshot():
-            return snapshot(
-                [(s.channel, s.seq, s.patches, None) for s in items if isinstance(s, Snapshot)], id
-            )
-        case Message(text):
-            return message(text, id)
-        case Reset(channel):
-            return reset(channel, id)
-        case Refresh():
-            return refresh(id)
-        case End(channel, status, text):
-            return end(channel, status, text, id)
-
-
-def _since(item: Patches) -> int | None:
-    return None if item.since == item.seq - 1 else item.since
+def _of(event: str, lines: list[str], id: str | None) -> bytes:
+    if event == "message":
+        return message(lines[0], id)
+    return _block("\ndata: ".join(lines), event, id)

@@ -11,7 +11,7 @@
 How one view is both the page and its stream: `Live.page` looks at the request. For HTML it renders the
 template. For a stream it returns an ordinary, empty response; that goes through the app's hooks, gets its
 cookies, may be replaced by another one, and when it is the one that is sent, asks `afterload.wsgi` to hand
-the connection over.
+the connection over. `Live.document` and `Live.stream_template` do the same for a response that is the page.
 """
 
 from __future__ import annotations
@@ -19,28 +19,34 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import logging
+import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl
 
 from flask import Flask, Response, current_app, make_response, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.exceptions import Forbidden
 
-from . import live as core
-from .errors import LoopError, SettingError
-from .hub.thread import HubThread
-from .hub.viewer import Follow
-from .negotiate import Request, latin1_to_utf8, negotiate
-from .page import Page
-from .position import Position
-from .settings import Settings
-from .wsgi import HEAD, STREAM, Middleware
+from .. import live as core
+from ..errors import LoopError, PatchError, SettingError
+from ..hub.thread import HubThread
+from ..hub.viewer import Follow
+from ..live import NoRoom
+from ..negotiate import Request, latin1_to_utf8, negotiate
+from ..page import Page
+from ..patch import patches, text
+from ..position import Position
+from ..runs import PRIVATE
+from ..settings import Settings
+from ..wire import document
+from ..wsgi import HEAD, STREAM, Middleware, Stream
+from . import streamed
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -58,10 +64,22 @@ _PREFIX = "AFTERLOAD_"
 
 @dataclass
 class _Rendering:
-    """A page while its template is rendered. Not in `g`, which may outlive a request in tests."""
+    """A page while its template is rendered. Not in `g`, which may outlive a request in tests.
 
-    position: str
+    Attributes:
+        by: the method that renders it.
+        position: of a `page`, "" if it has none.
+        has_client: `live_client` was called.
+        updates: what `live_updates` has written, "" until it was called.
+        patches: how many blocks `live_patch` has written.
+    """
+
+    by: str
+    position: str = ""
     has_client: bool = False
+    updates: str = ""
+    nonce: str | None = None
+    patches: int = 0
 
 
 _rendering: ContextVar[_Rendering | None] = ContextVar("afterload_rendering", default=None)
@@ -122,7 +140,10 @@ class Live(core.Live):
         app.extensions["afterload"] = self
         any_host: dict[str, Any] = {"host": "<afterload_host>"} if app.url_map.host_matching else {}
         app.add_url_rule(PATH, ENDPOINT, _client, **any_host)
-        app.jinja_env.globals["live_client"] = self.client
+        app.jinja_env.globals.update(
+            live_client=self.client, live_updates=self.updates, live_patch=self.patch
+        )
+        self._carried = streamed.Carried(app)
         app.wsgi_app = Middleware(app.wsgi_app, self)  # type: ignore[method-assign]
 
     def _begin(self) -> HubThread:
@@ -212,7 +233,7 @@ class Live(core.Live):
             LoopError: the template is not rendered by `page`, so there is nothing it could follow.
         """
         rendering = _rendering.get()
-        if rendering is None:
+        if rendering is None or rendering.by != "page":
             raise LoopError(
                 "live_client() is for templates that live.page() renders; elsewhere it has nothing to follow"
             )
@@ -225,8 +246,180 @@ class Live(core.Live):
             url_for(ENDPOINT, **values), rendering.position, extra
         )
 
+    def document(
+        self,
+        template: str | Template | list[str | Template],
+        /,
+        *sources: Any,
+        into: str | None = None,
+        **context: Any,
+    ) -> Response:
+        """Answers a view with a document that goes on updating itself: one response, no second request.
+
+        The template says with ``{{ live_updates() }}``, as a direct child of the body, where it goes on:
+        what is before it is sent at once, then everything that the loop or the channels bring, and when they
+        are over, what is behind it. All of the template is rendered in the view.
+
+        A loop of the page's own ends when its viewer leaves, as a document cannot come back; loaded again, it
+        begins anew. A request for ``text/event-stream`` gets what it gets from `page`.
+
+        Args:
+            template: as of `page`.
+            *sources: as of `page`.
+            into: as of `page`.
+            **context: for the template, under any name but those above.
+
+        Raises:
+            LoopError: as of `page`; or the template does not call ``live_updates()`` once.
+            Forbidden: as of `page`.
+
+        Example:
+            >>> from flask import Flask
+            >>> app = Flask(__name__)
+            >>> live = Live(app)
+            >>> @app.get("/hello")
+            ... def hello():
+            ...     def letters():
+            ...         for letter in "hello":
+            ...             yield {"#data": letter}
+            ...             live.sleep(1)
+            ...     return live.document("hello.html", letters())
+        """
+        page = self.follow(sources, into)
+        head = self._head()
+        wanted = _negotiate()
+        if wanted.wire == "html":
+            rendering = _Rendering("document")
+            try:
+                with _set(rendering):
+                    html = make_response(render_template(template, **context)).get_data(as_text=True)
+                opening, ending = _split(html, rendering, template)
+            except BaseException:
+                page.close()
+                raise
+            response: Response = self._written(_Document(self, page, head, opening, ending))
+        else:
+            response = self._stream(page, wanted)
+        response.vary.add("Accept")
+        return response
+
+    def stream_template(
+        self,
+        template: str | Template | list[str | Template],
+        /,
+        *,
+        buffering: int | None = None,
+        **context: Any,
+    ) -> Response:
+        """Answers a view with a template that is sent while it is rendered, and holds no worker meanwhile.
+
+        As `flask.stream_template`: the template has `request`, `session` and `g`, `url_for` works, and the
+        functions of `teardown_request` and `teardown_appcontext` run once, when it is through or its viewer
+        has left. It runs in a thread of its own (one of `max_loops`), and waits while its viewer has yet to
+        take 64 KB. Async generators may be given to any template.
+
+        In the template ``{{ live_patch("#data", value) }}`` replaces what an element shows that is in the
+        page already.
+
+        Args:
+            template: as of `page`.
+            buffering: so many of the template's pieces are sent together, 2 or more; see
+                `jinja2.environment.TemplateStream.enable_buffering`.
+            **context: for the template, under any name but those above.
+
+        Raises:
+            LoopError: buffering is no such number; or as of `page`.
+
+        Example:
+            >>> from flask import Flask
+            >>> app = Flask(__name__)
+            >>> live = Live(app)
+            >>> @app.get("/rows")
+            ... def rows():
+            ...     return live.stream_template("rows.html", rows=range(1000))
+        """
+        self._head()
+        if buffering is not None and not (type(buffering) is int and buffering >= 2):
+            raise LoopError(f"buffering is a whole number from 2, or None, not {buffering!r}")
+        rendering = _Rendering("stream_template")
+        source = streamed.generate(template, context, buffering, lambda: _set(rendering), self._closing_mark)
+        name = str(getattr(template, "name", None) or template)
+        return self._written(_Template(self, name, source, self._carried))
+
+    @staticmethod
+    def _closing_mark(message: str | None) -> str:
+        """What a streamed template ends with; `message` says that it has failed."""
+        rendering = _rendering.get()
+        if message is None and not (rendering and rendering.updates):
+            return ""  # a page that updates nothing has nobody to tell
+        return document.ended(PRIVATE, "done" if message is None else "failed", message or "")
+
+    def updates(self, nonce: str | None = None) -> Markup:
+        """Where a document begins to update itself; ``{{ live_updates() }}`` in templates.
+
+        Args:
+            nonce: for a Content-Security-Policy.
+
+        Raises:
+            LoopError: the template is rendered neither by `document` nor by `stream_template`; or it has
+                called this before.
+        """
+        rendering = _rendering.get()
+        if rendering is None or rendering.by == "page":
+            raise LoopError(
+                "live_updates() is for templates of live.document() and live.stream_template(); a page that "
+                "live.page() renders has live_client()"
+            )
+        if rendering.updates:
+            raise LoopError("live_updates() is called once in a template, before any live_patch()")
+        if rendering.by == "document":
+            # Replaced later. Nobody can have put it elsewhere in the page, as nobody can know it.
+            rendering.updates, rendering.nonce = f"<!--{secrets.token_urlsafe(16)}-->", nonce
+            return Markup(rendering.updates)  # noqa: S704 - made here
+        # Nothing may be written into a template's text but by the template, so there is no heartbeat.
+        begun = document.opening(nonce) + document.hello(heartbeat=0, channels=[PRIVATE])
+        rendering.updates = begun
+        return begun
+
+    def patch(self, *things: Any) -> Markup:
+        """Patches the page that a streamed template has written so far; ``{{ live_patch("#data", value) }}``.
+
+        What it returns is an element that applies itself and is gone, so it stands where an element may: not
+        inside of a tag, a script or a textarea.
+
+        Args:
+            *things: ``#id`` of an element that comes before, and what it is to show: escaped, unless it is
+                `Markup`. Or one thing that a loop may yield, such as ``append("#log", row)``.
+
+        Raises:
+            PatchError: there is no such target or value, or nothing to patch.
+            LoopError: the template is not rendered by `stream_template`.
+        """
+        rendering = _rendering.get()
+        if rendering is None or rendering.by != "stream_template":
+            raise LoopError("live_patch() is for templates that live.stream_template() renders")
+        made = (text(*things),) if len(things) == 2 else patches(*things)
+        if not made:
+            raise PatchError("live_patch() is given nothing to patch")
+        begun = Markup() if rendering.updates else self.updates()
+        rendering.patches += 1
+        return begun + document.patch([(PRIVATE, rendering.patches, made, None)])
+
+    def _written(self, stream: _Document | _Template) -> Response:
+        response: Response = self._response(stream, "text/html; charset=utf-8")
+        # Not no-store: a browser that goes back shows what it has, and does not have all of it done once more.
+        response.headers["Cache-Control"] = "private, no-cache, no-transform"
+        return response
+
+    def _response(self, stream: Stream, content_type: str) -> Any:
+        base: Any = current_app.response_class
+        response = _stream_class(base)(content_type=content_type)
+        response.stream = stream
+        response.headers["X-Accel-Buffering"] = "no"
+        return response
+
     def _html(self, position: str, template: Any, context: dict[str, Any]) -> Response:
-        rendering = _Rendering(position)
+        rendering = _Rendering("page", position)
         with _set(rendering):
             response = make_response(render_template(template, **context))
         if not rendering.has_client and b"EventSource" not in response.get_data():
@@ -268,12 +461,106 @@ class Live(core.Live):
         if wanted.close or self.is_over(page, wanted.position):
             page.close()
             return current_app.response_class(status=204, headers={"Cache-Control": "no-store"})
-        base: Any = current_app.response_class
-        response = _stream_class(base)(content_type="text/event-stream; charset=utf-8")
-        response.connect = lambda: self.connect(page, wanted)
+        response = self._response(_Events(self, page, wanted), "text/event-stream; charset=utf-8")
         response.headers["Cache-Control"] = "no-store, no-transform"
-        response.headers["X-Accel-Buffering"] = "no"
         return response
+
+
+@dataclass
+class _Events:
+    """A page's event stream; see `wsgi.Stream`."""
+
+    content_type: ClassVar[str] = "text/event-stream"
+    alone: ClassVar[bool] = False
+    live: core.Live
+    page: Page
+    wanted: Request
+
+    def called(self) -> None:
+        pass
+
+    def connect(self, hold: bool) -> Follow:
+        return self.live.connect(self.page, self.wanted)
+
+    def close(self) -> None:
+        self.page.close()
+
+
+@dataclass
+class _Document:
+    """A document that goes on; see `wsgi.Stream`."""
+
+    content_type: ClassVar[str] = "text/html"
+    live: core.Live
+    page: Page
+    head: Position
+    opening: bytes
+    ending: bytes
+
+    @property
+    def alone(self) -> bool:
+        return self.page.source is not None
+
+    def called(self) -> None:
+        pass
+
+    def connect(self, hold: bool) -> Follow:
+        try:
+            if self.alone and not hold:
+                raise NoRoom
+            return self.live.connect_document(self.page, self.head, self.opening, self.ending)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.page.close()
+
+
+@dataclass
+class _Template:
+    """A streamed template; see `wsgi.Stream`."""
+
+    content_type: ClassVar[str] = "text/html"
+    alone: ClassVar[bool] = True
+    live: core.Live
+    name: str
+    source: Iterator[str]
+    carried: streamed.Carried
+    contexts: AbstractContextManager[Any] | None = field(default=None, init=False)
+
+    def called(self) -> None:
+        self.contexts = self.carried.carry()
+
+    def connect(self, hold: bool) -> Follow:
+        assert self.contexts is not None
+        try:
+            if not hold:
+                raise NoRoom
+            return self.live.connect_text(streamed.within(self.contexts, self.source), self.name)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self.contexts is not None:
+            with self.contexts:  # what was put off is done now
+                pass
+
+
+def _split(html: str, rendering: _Rendering, template: Any) -> tuple[bytes, bytes]:
+    """The document before and behind its updates.
+
+    Raises:
+        LoopError: the template does not say where they begin.
+    """
+    mark = rendering.updates
+    if not mark or html.count(mark) != 1:
+        name = str(getattr(template, "name", None) or template)
+        raise LoopError(f"{name!r} is no document that goes on: call {{{{ live_updates() }}}} in it, once")
+    before, _, behind = html.partition(mark)
+    opening = before + str(document.opening(rendering.nonce))
+    return opening.encode("utf-8", "replace"), document.closed(behind).encode("utf-8", "replace")
 
 
 @cache
@@ -284,11 +571,12 @@ def _stream_class(base: type[Any]) -> type[Any]:
     response: one that a view or a hook made and then did not return starts nothing.
     """
 
-    class Stream(base):  # type: ignore[misc]
-        connect: Callable[[], Follow]
+    class Streaming(base):  # type: ignore[misc]
+        stream: _Events | _Document | _Template
 
         def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            environ[STREAM] = self.connect
+            self.stream.called()
+            environ[STREAM] = self.stream
             response: Any = self
             if 200 <= response.status_code < 300:
                 # A view may say 202 for its page; an EventSource takes nothing but 200.
@@ -296,7 +584,7 @@ def _stream_class(base: type[Any]) -> type[Any]:
             body: Iterable[bytes] = super().__call__(environ, start_response)
             return body
 
-    return Stream
+    return Streaming
 
 
 @contextmanager

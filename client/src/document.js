@@ -1,0 +1,137 @@
+// The script of a document that goes on updating itself. It stands where the updates begin, and runs while the rest is
+// still to come: each block is an element <af-p p="[event, ...lines]">, which removes itself and applies what it says.
+//
+//          hello ──▶ live ──end of all, complete──▶ ended, failed
+//                     │
+//                     └── the document is over without `complete`, bye, silence ──▶ interrupted
+//
+// What is missing cannot be asked for again, so a gap is none of its business; only `complete` says that all is there.
+import { actions } from "./actions.js";
+import { fire, show as tell } from "./events.js";
+import { apply, beforehand, follow } from "./page.js";
+import { keep, restore } from "./served.js";
+
+let over;
+let whole;
+let heartbeat = 0; // s; 0: there is none
+let heard;
+let into;
+let open = new Set(); // names of the channels that are not over
+let own; // it follows a loop of its own, which would begin anew if the page was loaded again
+let last; // of the ends
+const failed = new Map();
+
+const client = (window.afterload = {
+  actions,
+  close() {
+    if (over) return;
+    over = 1;
+    stop(); // of the window: nothing more is loaded
+    show("ended");
+  },
+});
+
+const show = (status, detail) => tell(client, status, detail);
+
+const interrupt = (detail) => over || show("interrupted", detail);
+
+const reload = () => {
+  // not over and over
+  const recent = Date.now() - sessionStorage.afterload < 6e4;
+  if (recent) {
+    interrupt();
+    over = 1;
+    return;
+  }
+  sessionStorage.afterload = Date.now();
+  location.reload();
+};
+
+const blocks = {
+  __proto__: null,
+  hello(detail) {
+    over = detail.v !== 1; // else nothing of this is for us
+    if (over) return;
+    ({ heartbeat, into } = detail);
+    open = new Set(detail.channels);
+    own = open.has("~");
+  },
+  message(data) {
+    if (into) apply("", [["text", into, data]]);
+    fire("live:message", { data });
+  },
+  patch(...lines) {
+    for (const [channel, , patches, since] of lines) {
+      failed.delete(channel);
+      apply(channel, patches, since === 0);
+    }
+  },
+  snapshot(...lines) {
+    for (const [channel, , patches] of lines) {
+      restore(channel);
+      failed.delete(channel);
+      apply(channel, patches, 1);
+    }
+  },
+  reset({ channel }) {
+    restore(channel);
+    restore("");
+    failed.delete(channel);
+  },
+  refresh: reload,
+  end(detail) {
+    last = detail;
+    open.delete(detail.channel);
+    if (detail.status === "failed") failed.set(detail.channel, detail);
+    fire("live:end", detail);
+  },
+  bye(detail) {
+    interrupt(detail);
+    if (!own) setTimeout(reload, detail.retry * (1 + Math.random()));
+    over = 1;
+  },
+  complete() {
+    const [worst] = failed.values();
+    whole = over = 1;
+    show(open.size ? "interrupted" : worst ? "failed" : "ended", worst || last);
+  },
+};
+
+const block = (said) => {
+  heard = performance.now();
+  try {
+    const [event, ...lines] = JSON.parse(said);
+    beforehand();
+    blocks[event]?.(...lines);
+    follow();
+  } catch (error) {
+    console.error("afterload:", said, error);
+    fire("live:error", { error });
+  }
+  if (!over && open.size) show("live");
+};
+
+// Stopped by its reader or cut by the network, it is over as if it were whole.
+document.addEventListener("readystatechange", () => {
+  if (document.readyState === "loading" || whole) return;
+  interrupt();
+  over = 1;
+});
+setInterval(() => {
+  if (heartbeat && performance.now() - heard > heartbeat * 2500) interrupt();
+}, 1e3);
+
+// What WebKit needs to paint early is nothing to be seen.
+const padding = document.querySelector("svg[data-af]");
+if (padding) padding.style.cssText = "position:absolute;z-index:-1;opacity:0";
+keep();
+customElements.define(
+  "af-p",
+  class extends HTMLElement {
+    connectedCallback() {
+      const said = this.getAttribute("p");
+      this.remove();
+      if (said && !over) block(said);
+    }
+  },
+);

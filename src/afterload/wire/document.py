@@ -1,0 +1,132 @@
+r"""The HTML document: a response that goes on updating the page it is (docs/wire.md#the-document).
+
+Behind the first part of the page each block is an element ``<af-p p='["patch",["~",1,[["text","#n","1"]]]]'></af-p>``.
+One script, written before the first of them, defines that element: it removes itself and applies what it says. So no
+value is ever inside a script, no block needs a nonce, the document does not grow by what was applied, and the same
+bytes are right for every viewer.
+
+A document has no positions: it cannot be resumed, only loaded again. That it has come whole is said by its last
+block, ``complete``; one without was cut.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from markupsafe import Markup, escape
+
+from .. import blocks
+from ..blocks import Line, dumps
+from ..log import Step
+
+# Without these, WebKit paints nothing of a small page before its end: it waits for 512 bytes of body, and for
+# an image of more than 32 x 32 pixels or 200 characters. The script takes it out of the flow (by way of the
+# CSSOM: a style attribute would be against a strict Content-Security-Policy).
+_PADDING = '<svg data-af aria-hidden="true" width="33" height="33"></svg>'
+# In JSON these are inside of strings only, where an escape means the same.
+_QUOTED = str.maketrans({"&": "\\u0026", "'": "\\u0027", ">": "\\u003e"})
+_END_TAGS = re.compile(r"\s*(</body\s*>\s*)?(</html\s*>\s*)?\Z", re.IGNORECASE)
+COMPLETE = "<af-p p='[\"complete\",{}]'></af-p>"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One kind of documents: those that follow the same channels share the bytes of a kind.
+
+    Attributes:
+        into: the page's target for plain strings.
+    """
+
+    into: str | None = None
+
+    def hello(
+        self,
+        *,
+        position: str,
+        resumed: bool,
+        heartbeat: float,
+        channels: Sequence[str],
+        into: str | None = None,
+        retry: int = 3000,
+    ) -> bytes:
+        """The first block; a document has no use for a position or a delay."""
+        says = blocks.hello(resumed=resumed, heartbeat=heartbeat, channels=channels, into=self.into)
+        return _block("hello", [dumps(says)])
+
+    def step(self, step: Step, epoch: str) -> bytes:
+        """A step of a log's answer."""
+        return b"".join(
+            _block(event, [dumps(lines[0])] if event == "message" else lines)
+            for event, lines in blocks.of_step(step)
+        )
+
+    def ping(self, id: str) -> bytes:
+        """A heartbeat."""
+        return _block("ping", ["{}"])
+
+    def bye(self, retry: int) -> bytes:
+        """The server goes away, or has no room; the document ends with it, and is not complete."""
+        return _block("bye", [dumps(blocks.bye(retry))])
+
+
+def patch(lines: Sequence[Line]) -> Markup:
+    r"""Patches as an element; see `afterload.wire.sse.patch`.
+
+    Example:
+        >>> from afterload import text
+        >>> print(patch([("~", 1, [text("#name", "Tom & 'Ann'")], None)]))
+        <af-p p='["patch",["~",1,[["text","#name","Tom \u0026 \u0027Ann\u0027"]]]]'></af-p>
+    """
+    return Markup(_element("patch", list(map(blocks.line, lines))))  # noqa: S704 - made safe by _element
+
+
+def hello(*, heartbeat: float, channels: Sequence[str], into: str | None = None) -> Markup:
+    """The first block, for a document that is written by its template."""
+    says = blocks.hello(resumed=False, heartbeat=heartbeat, channels=channels, into=into)
+    return Markup(_element("hello", [dumps(says)]))  # noqa: S704 - made safe by _element
+
+
+def ended(channel: str, status: str, message: str = "") -> str:
+    """The last blocks of a document that is written by its template."""
+    says = dumps({"channel": channel, "status": status, "message": message})
+    return _element("end", [says]) + COMPLETE
+
+
+def closed(rest: str) -> str:
+    """The rest of a page behind its updates, with the mark that it is complete.
+
+    Behind the mark there is nothing but end tags that a browser supplies where they are missing.
+    """
+    end = _END_TAGS.search(rest)
+    assert end is not None
+    return rest[: end.start()] + COMPLETE + end[0]
+
+
+def opening(nonce: str | None = None) -> Markup:
+    """What is written once, where the updates begin: the script, and what some browsers need to paint.
+
+    Args:
+        nonce: for a Content-Security-Policy.
+    """
+    attribute = f' nonce="{escape(nonce)}"' if nonce else ""
+    return Markup(f"{_PADDING}<script{attribute}>{_script()}</script>")  # noqa: S704 - no value from outside
+
+
+@cache
+def _script() -> str:
+    script = importlib.resources.files("afterload").joinpath("static/document.js").read_text("utf-8")
+    return script.strip()
+
+
+def _block(event: str, lines: list[str]) -> bytes:
+    # "replace" as a browser's own encoder does: a block that cannot be sent would stop all that is behind it
+    return _element(event, lines).encode("utf-8", "replace")
+
+
+def _element(event: str, lines: list[str]) -> str:
+    said = f'["{event}",{",".join(lines)}]'
+    return f"<af-p p='{said.translate(_QUOTED)}'></af-p>"

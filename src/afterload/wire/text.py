@@ -1,0 +1,35 @@
+"""The text of a response that is written while it is sent, as by a streamed template: as it is, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..log import Message, Step
+
+
+def hello(
+    *,
+    position: str,
+    resumed: bool,
+    heartbeat: float,
+    channels: Sequence[str],
+    into: str | None = None,
+    retry: int = 3000,
+) -> bytes:
+    """Nothing."""
+    return b""
+
+
+def step(step: Step, epoch: str) -> bytes:
+    """The strings of a step of a log's answer."""
+    return "".join([item.text for item in step.items if isinstance(item, Message)]).encode()
+
+
+def ping(id: str) -> bytes:
+    """Nothing: there is no place in a text that is safe for it."""
+    return b""
+
+
+def bye(retry: int) -> bytes:
+    """Nothing, as for `ping`: the text is cut."""
+    return b""
