@@ -42,10 +42,12 @@ def test_the_index_leads_to_every_page(demo: Server, page: Page) -> None:
         "document.querySelectorAll('.cards a').length && "
         "[...document.querySelectorAll('.cards a')].map(a => a.href)"
     )
-    assert len(links) == 6
+    assert len(links) == 8
     for link in links:
         page.goto(link)
-        page.wait_for("document.querySelector('pre').textContent.includes('live.page(')")
+        page.wait_for(
+            "/live\\.(page|document|stream_template)\\(/.test(document.querySelector('pre').textContent)"
+        )
 
 
 def test_each_viewer_of_the_spinner_counts_from_0_and_goes_on_after_a_cut(
@@ -203,6 +205,34 @@ def test_every_page_is_back_after_a_kill(demo: Server, open_page: Callable[[], P
     pages[0].wait_for(counting("#data", 3))
     pages[1].wait_for_text("#time", ":")
     pages[2].wait_for("log.childElementCount > 3")
+
+
+def test_a_document_and_a_streamed_template_are_shown_while_they_load_and_do_not_grow(
+    demo: Server, page: Page
+) -> None:
+    for path, early, last in (("/hello", "e", "o"), ("/template", "5 h", "49 o")):
+        page.goto(demo.url + path)
+        page.wait_for(f"data.textContent === '{early}'")
+        assert page.eval("document.readyState") == "loading"
+        page.wait_for_status("live")
+        nodes = page.eval("document.body.querySelectorAll('*').length")
+        page.wait_for_status("ended")
+        page.wait_for("document.readyState === 'complete'")
+        assert page.text("#data") == last
+        assert page.eval("document.body.querySelectorAll('*').length") == nodes
+
+
+def test_a_document_that_is_cut_says_so(demo: Server, page: Page) -> None:
+    with Relay(demo.port) as relay:
+        for path in ("/hello", "/template"):
+            page.goto(relay.url + path)
+            page.wait_for_status("live")
+            assert relay.cut()
+            page.wait_for_status("interrupted")
+    page.goto(demo.url + "/hello")
+    page.wait_for_status("live")
+    demo.kill()
+    page.wait_for_status("interrupted")
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])

@@ -19,7 +19,8 @@ from afterload.wire.document import COMPLETE, Document, closed, opening
 WIRE = Document()
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>", "'><img src=x onerror=alert(1)>", '"><b>', "<!--", "-->", "]]>",
-    "\u2028\u2029", "{{7*7}}", "javascript:alert(1)", "\0", "&amp;&#39;&lt;", "\\u003c\\", "\r\n\t", "</af-p>", "\U0001f600",
+    "\u2028\u2029", "{{7*7}}", "javascript:alert(1)", "\0", "&amp;&#39;&lt;", "\\u003c\\", "\r\n\t", "</af-p>",
+    "\U0001f600",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 ``afterload demo`` serves it; ``flask --app afterload.demo run`` does too.
 """
 
-from . import bare, clock, log, orders, progress, spinner
+from . import bare, clock, hello, log, orders, progress, spinner, template
 from .site import app, live
 
-__all__ = ["app", "bare", "clock", "live", "log", "orders", "progress", "spinner"]
+__all__ = ["app", "bare", "clock", "hello", "live", "log", "orders", "progress", "spinner", "template"]

@@ -27,6 +27,12 @@ PAGES = {
         "A database, several writers",
         "A form, a thread and a loop publish to every open page.",
     ),
+    "/hello": (
+        "hello",
+        "A document that goes on",
+        "One response, complete after five letters; no client file.",
+    ),
+    "/template": ("template", "A streamed template", "Sent while it is rendered, and patched meanwhile."),
 }
 
 
