@@ -15,6 +15,7 @@ let over;
 let whole;
 let heartbeat = 0; // s; 0: there is none
 let heard;
+let timer; // until it is loaded again
 let into;
 let open = new Set(); // names of the channels that are not over
 let own; // it follows a loop of its own, which would begin anew if the page was loaded again
@@ -24,6 +25,7 @@ const failed = new Map();
 const client = (window.afterload = {
   actions,
   close() {
+    clearTimeout(timer);
     if (over) return;
     over = 1;
     stop(); // of the window: nothing more is loaded
@@ -87,7 +89,7 @@ const blocks = {
   },
   bye(detail) {
     interrupt(detail);
-    if (!own) setTimeout(reload, detail.retry * (1 + Math.random()));
+    if (!own) timer = setTimeout(reload, detail.retry * (1 + Math.random()));
     over = 1;
   },
   complete() {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import WireError
@@ -42,16 +43,34 @@ def dumps(value: Any) -> str:
     return text
 
 
-def hello(
-    *, resumed: bool, heartbeat: float, channels: Sequence[str], into: str | None = None
-) -> dict[str, Any]:
-    """What the first block says; `into` is the target of plain strings, if the page said one."""
-    says: dict[str, Any] = {
-        "v": VERSION, "resumed": resumed, "heartbeat": heartbeat, "channels": list(channels)
-    }  # fmt: skip
-    if into is not None:
-        says["into"] = into
-    return says
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first block.
+
+    Attributes:
+        channels: names of what the page follows.
+        heartbeat: seconds between two `ping` at most; 0 where there is none.
+        position: the one that the viewer had already, "0" if none.
+        resumed: what follows continues what the viewer has.
+        into: target of plain strings, if the page said one.
+        retry: milliseconds until a browser reconnects; at least `RETRY_LEAST` are sent.
+    """
+
+    channels: Sequence[str]
+    heartbeat: float
+    position: str = "0"
+    resumed: bool = False
+    into: str | None = None
+    retry: int = 3000
+
+    def line(self) -> str:
+        """What it says, on any wire."""
+        says: dict[str, Any] = {
+            "v": VERSION, "resumed": self.resumed, "heartbeat": self.heartbeat, "channels": list(self.channels)
+        }  # fmt: skip
+        if self.into is not None:
+            says["into"] = self.into
+        return dumps(says)
 
 
 def bye(retry: int) -> dict[str, Any]:

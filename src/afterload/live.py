@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, overload
 
 from .errors import LoopError, PatchError
@@ -29,8 +30,8 @@ from .position import Position
 from .runs import PRIVATE, Source, Stopped, sleep
 from .settings import Settings, checked
 from .values import short
+from .wire import document
 from .wire import text as plain
-from .wire.document import Document
 
 logger = logging.getLogger("afterload")
 
@@ -329,24 +330,18 @@ class Live:
         Raises:
             NoRoom: its own loop was not started.
         """
-        wire = Document(page.into)
         if page.source is not None:
             with self._started(page.label):
-                log = self.loops.start_written(page.source, page.label)
-            return Follow(log, (PRIVATE,), at=0, wire=wire, opening=opening, ending=ending)
-        hold = self._ensure(page.channels)
-        log = self.hub.log
-        known = head.epoch == log.epoch  # else the hub has ended meanwhile
-        return Follow(
-            log,
-            page.channels,
-            at=head.offset if known else None,
-            rendered=known,
-            hold=hold,
-            wire=wire,
-            opening=opening,
-            ending=ending,
-        )
+                # A document cannot come back, so nothing is kept for it.
+                log = self.loops.start_private(page.source, page.label, linger=0.0)
+            follow = Follow(log, (PRIVATE,), at=0)
+        else:
+            hold = self._ensure(page.channels)
+            log = self.hub.log
+            known = head.epoch == log.epoch  # else the hub has ended meanwhile
+            at = head.offset if known else None
+            follow = Follow(log, page.channels, at=at, rendered=known, hold=hold)
+        return replace(follow, into=page.into, wire=document, opening=opening, ending=ending)
 
     def connect_text(self, source: Source, label: str) -> Follow:
         """The same for a response whose text a generator writes.

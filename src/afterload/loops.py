@@ -119,28 +119,27 @@ class Loops:
 
     # Private loops
 
-    def start_private(self, source: Source, label: str, away: str) -> Log:
+    def start_private(
+        self, source: Source, label: str, away: str = "pause", linger: float | None = None
+    ) -> Log:
         """Starts a viewer's own loop; returns its log.
+
+        Args:
+            source: the generator.
+            label: the loop's name.
+            away: see `afterload.flask.Live.page`.
+            linger: seconds that it is kept after its viewer; None for the app's setting.
 
         Raises:
             LoopError: `max_loops` are running, or the system gives no more threads.
         """
         log = self.hub.new_log(secrets.token_urlsafe(16))
-        self._start_private(self._run(source, log, PRIVATE, label), self.settings.linger, away)
-        return log
-
-    def start_written(self, source: Source, label: str) -> Log:
-        """Starts a loop whose viewer cannot come back, as that of a document; it ends with its viewer.
-
-        Raises:
-            LoopError: as `start_private`.
-        """
-        log = self.hub.new_log(secrets.token_urlsafe(16))
-        self._start_private(self._run(source, log, PRIVATE, label), 0.0)
+        run = self._run(source, log, PRIVATE, label)
+        self._start_private(run, self.settings.linger if linger is None else linger, away)
         return log
 
     def start_text(self, source: Source, label: str) -> Log:
-        """Starts what writes the text of one response, string by string; see `start_written`.
+        """Starts what writes the text of one response, string by string, and ends with its viewer.
 
         It makes its own context when it begins, and leaves it when it ends. Every string is kept until it was
         served, and none longer.

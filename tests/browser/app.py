@@ -38,6 +38,18 @@ def page() -> Response:
     return response
 
 
+@app.get("/document")
+def document() -> Response:
+    def count() -> Iterator[Any]:
+        for i in range(5):
+            yield [{"#count": i}, Patch("html", "#count", f"<b>{i}</b>")]
+            live.sleep(0.1)
+
+    response = live.document("document.html", count())
+    response.headers["Content-Security-Policy"] = CSP.replace("'self'", "'nonce-abc'", 1)
+    return response
+
+
 @app.get("/login")
 def login() -> str:
     return "<p>log in</p>"

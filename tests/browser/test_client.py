@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.browser.driver import Page
+from tests.browser.fixtures import Console
 from tests.servers.process import Server, Servers, wait_until
 
 pytestmark = pytest.mark.server
@@ -338,3 +339,12 @@ def test_restart_puts_back_what_the_page_was_served_with(server: Server, page: P
     page.wait_for_status("ended")
     assert page.text("#count") == "finished"
     assert page.text("#head") == "Head"
+
+
+def test_a_document_under_a_strict_policy_with_trusted_types(
+    server: Server, page: Page, console: Console
+) -> None:
+    page.goto(server.url + "/document")
+    page.wait_for_status("ended")
+    assert page.eval("document.querySelector('#count').innerHTML") == "<b>4</b>"
+    assert [entry.text for entry in console.read() if "olicy" in entry.text] == []

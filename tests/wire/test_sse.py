@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 import afterload as al
-from afterload.blocks import dumps
+from afterload.blocks import Hello, dumps
 from afterload.errors import WireError
 from afterload.log import End, Message, Patches, Refresh, Reset, Snapshot, Step
 from afterload.patch import EFFECTS, STATE, Patch
@@ -290,7 +290,9 @@ def test_what_is_no_json_is_refused(value: Any) -> None:
 def test_hello_repeats_the_position_that_the_viewer_had() -> None:
     event = one(
         sse.hello(
-            position="e1.7~", resumed=True, heartbeat=20.0, channels=["a", "b"], into="#data", retry=2500
+            Hello(
+                position="e1.7~", resumed=True, heartbeat=20.0, channels=["a", "b"], into="#data", retry=2500
+            )
         )
     )
     assert (event.event, event.id, event.retry) == ("hello", "e1.7~", 2500)
@@ -300,7 +302,7 @@ def test_hello_repeats_the_position_that_the_viewer_had() -> None:
 
 
 def test_hello_says_into_only_if_the_page_did() -> None:
-    event = one(sse.hello(position="0", resumed=False, heartbeat=20, channels=("~",)))
+    event = one(sse.hello(Hello(position="0", resumed=False, heartbeat=20, channels=("~",))))
     assert (event.id, event.retry) == ("0", 3000)
     assert json.loads(event.data) == {"v": 1, "resumed": False, "heartbeat": 20, "channels": ["~"]}
 
@@ -308,7 +310,10 @@ def test_hello_says_into_only_if_the_page_did() -> None:
 @pytest.mark.parametrize("retry", [0, -1, 1, 499])
 def test_no_browser_is_told_to_reconnect_at_once(retry: int) -> None:
     """Stands for the request storm of ``retry: 0``: Chromium and WebKit send hundreds a second."""
-    assert one(sse.hello(position="0", resumed=False, heartbeat=20, channels=[], retry=retry)).retry == 500
+    assert (
+        one(sse.hello(Hello(position="0", resumed=False, heartbeat=20, channels=[], retry=retry))).retry
+        == 500
+    )
     bye = one(sse.bye(retry))
     assert (bye.event, bye.retry, json.loads(bye.data)) == ("bye", 500, {"retry": 500})
 
@@ -396,7 +401,7 @@ def test_a_channel_or_message_of_any_text_stops_no_stream(text: str) -> None:
         sse.reset(text),
         sse.message(text, "e.1"),
         sse.patch([(text, 1, [al.reload()], None)]),
-        sse.hello(position="0", resumed=False, heartbeat=1, channels=[text], into="#" + text),
+        sse.hello(Hello(position="0", resumed=False, heartbeat=1, channels=[text], into="#" + text)),
     ):
         assert [e.event for e in decode(block, sse.ping("e.2"))][1:] == ["ping"]
 
@@ -470,12 +475,14 @@ def test_the_blocks_in_the_documentation_are_what_is_sent() -> None:
     now = al.text("#now", "12:01")
     sent = [
         sse.hello(
-            position="Zm9vYmFy.41",
-            resumed=True,
-            heartbeat=20.0,
-            channels=["orders", "clock"],
-            into="#data",
-            retry=2740,
+            Hello(
+                position="Zm9vYmFy.41",
+                resumed=True,
+                heartbeat=20.0,
+                channels=["orders", "clock"],
+                into="#data",
+                retry=2740,
+            )
         ),
         sse.message("12:00", "Zm9vYmFy.42"),
         sse.patch(

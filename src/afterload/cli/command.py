@@ -26,9 +26,8 @@ from dataclasses import dataclass
 
 _CHUNK = 16_384  # bytes; what is left out is left out in pieces of this size
 _BACKLOG = 1_048_576  # bytes that wait to be shown, at most
-_AFTERWARDS = (
-    0.5  # seconds of silence after the command's end, where something it left behind has its output open
-)
+# Seconds of silence after the command's end, where something it left behind has its output open.
+_AFTERWARDS = 0.5
 
 
 @dataclass(slots=True)

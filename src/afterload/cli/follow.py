@@ -24,10 +24,8 @@ from .terminal import Terminal, colours
 
 CHANNEL = "output"
 _TURN = 0.1  # seconds from one publish to the next
-_BYTES, _LINES = (
-    32_768,
-    300,
-)  # taken in one turn: what pyte and a page can do beside a command that wants the CPU
+# Taken in one turn: what pyte and a page can do beside a command that wants the CPU.
+_BYTES, _LINES = 32_768, 300
 _ROW = Markup('<div class="row{}">{}</div>')
 _GAP = Markup('<div class="gap">{} left out here</div>')
 _POLICY = (

@@ -21,12 +21,12 @@ import importlib.resources
 import logging
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from flask import Flask, Response, current_app, make_response, render_template, request, url_for
@@ -34,10 +34,10 @@ from markupsafe import Markup
 from werkzeug.exceptions import Forbidden
 
 from .. import live as core
+from ..blocks import Hello
 from ..errors import LoopError, PatchError, SettingError
 from ..hub.thread import HubThread
-from ..hub.viewer import Follow
-from ..live import NoRoom
+from ..log import End, Patches, Step
 from ..negotiate import Request, latin1_to_utf8, negotiate
 from ..page import Page
 from ..patch import patches, text
@@ -45,13 +45,12 @@ from ..position import Position
 from ..runs import PRIVATE
 from ..settings import Settings
 from ..wire import document
-from ..wsgi import HEAD, STREAM, Middleware, Stream
+from ..wsgi import HEAD, Middleware
 from . import streamed
+from .responses import Document, Events, Template, written
 
 if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIEnvironment
-
-    from jinja2 import Template
+    import jinja2
 
 __all__ = ["Live"]
 
@@ -161,7 +160,7 @@ class Live(core.Live):
 
     def page(
         self,
-        template: str | Template | list[str | Template],
+        template: str | jinja2.Template | list[str | jinja2.Template],
         /,
         *sources: Any,
         into: str | None = None,
@@ -248,7 +247,7 @@ class Live(core.Live):
 
     def document(
         self,
-        template: str | Template | list[str | Template],
+        template: str | jinja2.Template | list[str | jinja2.Template],
         /,
         *sources: Any,
         into: str | None = None,
@@ -288,6 +287,7 @@ class Live(core.Live):
         page = self.follow(sources, into)
         head = self._head()
         wanted = _negotiate()
+        response: Response
         if wanted.wire == "html":
             rendering = _Rendering("document")
             try:
@@ -297,7 +297,7 @@ class Live(core.Live):
             except BaseException:
                 page.close()
                 raise
-            response: Response = self._written(_Document(self, page, head, opening, ending))
+            response = written(Document(self, page, head, opening, ending))
         else:
             response = self._stream(page, wanted)
         response.vary.add("Accept")
@@ -305,7 +305,7 @@ class Live(core.Live):
 
     def stream_template(
         self,
-        template: str | Template | list[str | Template],
+        template: str | jinja2.Template | list[str | jinja2.Template],
         /,
         *,
         buffering: int | None = None,
@@ -344,7 +344,8 @@ class Live(core.Live):
         rendering = _Rendering("stream_template")
         source = streamed.generate(template, context, buffering, lambda: _set(rendering), self._closing_mark)
         name = str(getattr(template, "name", None) or template)
-        return self._written(_Template(self, name, source, self._carried))
+        response: Response = written(Template(self, name, source, self._carried))
+        return response
 
     @staticmethod
     def _closing_mark(message: str | None) -> str:
@@ -352,7 +353,8 @@ class Live(core.Live):
         rendering = _rendering.get()
         if message is None and not (rendering and rendering.updates):
             return ""  # a page that updates nothing has nobody to tell
-        return document.ended(PRIVATE, "done" if message is None else "failed", message or "")
+        end = End(PRIVATE, "done" if message is None else "failed", message or "")
+        return document.step(Step((end,), None)).decode() + document.COMPLETE
 
     def updates(self, nonce: str | None = None) -> Markup:
         """Where a document begins to update itself; ``{{ live_updates() }}`` in templates.
@@ -377,7 +379,8 @@ class Live(core.Live):
             rendering.updates, rendering.nonce = f"<!--{secrets.token_urlsafe(16)}-->", nonce
             return Markup(rendering.updates)  # noqa: S704 - made here
         # Nothing may be written into a template's text but by the template, so there is no heartbeat.
-        begun = document.opening(nonce) + document.hello(heartbeat=0, channels=[PRIVATE])
+        hello = document.hello(Hello(channels=[PRIVATE], heartbeat=0))
+        begun = document.opening(nonce) + Markup(hello.decode())  # noqa: S704 - made safe there
         rendering.updates = begun
         return begun
 
@@ -402,21 +405,9 @@ class Live(core.Live):
         if not made:
             raise PatchError("live_patch() is given nothing to patch")
         begun = Markup() if rendering.updates else self.updates()
+        entry = Patches(PRIVATE, rendering.patches + 1, made, rendering.patches)
         rendering.patches += 1
-        return begun + document.patch([(PRIVATE, rendering.patches, made, None)])
-
-    def _written(self, stream: _Document | _Template) -> Response:
-        response: Response = self._response(stream, "text/html; charset=utf-8")
-        # Not no-store: a browser that goes back shows what it has, and does not have all of it done once more.
-        response.headers["Cache-Control"] = "private, no-cache, no-transform"
-        return response
-
-    def _response(self, stream: Stream, content_type: str) -> Any:
-        base: Any = current_app.response_class
-        response = _stream_class(base)(content_type=content_type)
-        response.stream = stream
-        response.headers["X-Accel-Buffering"] = "no"
-        return response
+        return begun + Markup(document.step(Step((entry,), None)).decode())  # noqa: S704 - made safe there
 
     def _html(self, position: str, template: Any, context: dict[str, Any]) -> Response:
         rendering = _Rendering("page", position)
@@ -461,91 +452,7 @@ class Live(core.Live):
         if wanted.close or self.is_over(page, wanted.position):
             page.close()
             return current_app.response_class(status=204, headers={"Cache-Control": "no-store"})
-        response = self._response(_Events(self, page, wanted), "text/event-stream; charset=utf-8")
-        response.headers["Cache-Control"] = "no-store, no-transform"
-        return response
-
-
-@dataclass
-class _Events:
-    """A page's event stream; see `wsgi.Stream`."""
-
-    content_type: ClassVar[str] = "text/event-stream"
-    alone: ClassVar[bool] = False
-    live: core.Live
-    page: Page
-    wanted: Request
-
-    def called(self) -> None:
-        pass
-
-    def connect(self, hold: bool) -> Follow:
-        return self.live.connect(self.page, self.wanted)
-
-    def close(self) -> None:
-        self.page.close()
-
-
-@dataclass
-class _Document:
-    """A document that goes on; see `wsgi.Stream`."""
-
-    content_type: ClassVar[str] = "text/html"
-    live: core.Live
-    page: Page
-    head: Position
-    opening: bytes
-    ending: bytes
-
-    @property
-    def alone(self) -> bool:
-        return self.page.source is not None
-
-    def called(self) -> None:
-        pass
-
-    def connect(self, hold: bool) -> Follow:
-        try:
-            if self.alone and not hold:
-                raise NoRoom
-            return self.live.connect_document(self.page, self.head, self.opening, self.ending)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self.page.close()
-
-
-@dataclass
-class _Template:
-    """A streamed template; see `wsgi.Stream`."""
-
-    content_type: ClassVar[str] = "text/html"
-    alone: ClassVar[bool] = True
-    live: core.Live
-    name: str
-    source: Iterator[str]
-    carried: streamed.Carried
-    contexts: AbstractContextManager[Any] | None = field(default=None, init=False)
-
-    def called(self) -> None:
-        self.contexts = self.carried.carry()
-
-    def connect(self, hold: bool) -> Follow:
-        assert self.contexts is not None
-        try:
-            if not hold:
-                raise NoRoom
-            return self.live.connect_text(streamed.within(self.contexts, self.source), self.name)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self.contexts is not None:
-            with self.contexts:  # what was put off is done now
-                pass
+        return written(Events(self, page, wanted))
 
 
 def _split(html: str, rendering: _Rendering, template: Any) -> tuple[bytes, bytes]:
@@ -561,30 +468,6 @@ def _split(html: str, rendering: _Rendering, template: Any) -> tuple[bytes, byte
     before, _, behind = html.partition(mark)
     opening = before + str(document.opening(rendering.nonce))
     return opening.encode("utf-8", "replace"), document.closed(behind).encode("utf-8", "replace")
-
-
-@cache
-def _stream_class(base: type[Any]) -> type[Any]:
-    """A response class that stands for a stream.
-
-    It asks for the handover only when it is called as a WSGI app, which is the last that happens to a
-    response: one that a view or a hook made and then did not return starts nothing.
-    """
-
-    class Streaming(base):  # type: ignore[misc]
-        stream: _Events | _Document | _Template
-
-        def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            self.stream.called()
-            environ[STREAM] = self.stream
-            response: Any = self
-            if 200 <= response.status_code < 300:
-                # A view may say 202 for its page; an EventSource takes nothing but 200.
-                response.status_code = 200
-            body: Iterable[bytes] = super().__call__(environ, start_response)
-            return body
-
-    return Streaming
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from collections.abc import Callable, Hashable
 from functools import cache
 from itertools import islice, repeat
 
+from ..blocks import Hello
 from ..log import Answer, Log
 from ..settings import Settings
 from .poller import READ, WRITE, Poller
@@ -187,12 +188,14 @@ class Fanout:
 
     def _hello(self, follow: Follow, answer: Answer) -> bytes:
         return follow.wire.hello(
-            position=follow.position,
-            resumed=bool(follow.at) and not follow.rendered and answer.cause in ("", "state"),
-            heartbeat=self.settings.heartbeat,
-            channels=follow.names,
-            into=follow.into,
-            retry=jittered(self.settings.retry),
+            Hello(
+                channels=follow.names,
+                heartbeat=self.settings.heartbeat,
+                position=follow.position,
+                resumed=bool(follow.at) and not follow.rendered and answer.cause in ("", "state"),
+                into=follow.into,
+                retry=jittered(self.settings.retry),
+            )
         )
 
     def _new_group(self, log: Log, names: tuple[str, ...], wire: Wire) -> Group:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import ctypes
 import socket
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..blocks import Hello
 from ..log import Log, Step
 from ..wire import sse
 
@@ -27,16 +28,7 @@ Send = Callable[[int, bytes, int, int], int]
 class Wire(Hashable, Protocol):
     """How blocks are written (`afterload.wire`). Viewers of equal wires share the bytes."""
 
-    def hello(
-        self,
-        *,
-        position: str,
-        resumed: bool,
-        heartbeat: float,
-        channels: Sequence[str],
-        into: str | None = None,
-        retry: int = 3000,
-    ) -> bytes:
+    def hello(self, hello: Hello) -> bytes:
         """The first block."""
 
     def step(self, step: Step, epoch: str) -> bytes:

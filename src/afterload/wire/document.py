@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from markupsafe import Markup, escape
 
 from .. import blocks
-from ..blocks import Line, dumps
+from ..blocks import Hello, dumps
 from ..log import Step
 
 # Without these, WebKit paints nothing of a small page before its end: it waits for 512 bytes of body, and for
@@ -33,67 +31,34 @@ _END_TAGS = re.compile(r"\s*(</body\s*>\s*)?(</html\s*>\s*)?\Z", re.IGNORECASE)
 COMPLETE = "<af-p p='[\"complete\",{}]'></af-p>"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One kind of documents: those that follow the same channels share the bytes of a kind.
-
-    Attributes:
-        into: the page's target for plain strings.
-    """
-
-    into: str | None = None
-
-    def hello(
-        self,
-        *,
-        position: str,
-        resumed: bool,
-        heartbeat: float,
-        channels: Sequence[str],
-        into: str | None = None,
-        retry: int = 3000,
-    ) -> bytes:
-        """The first block; a document has no use for a position or a delay."""
-        says = blocks.hello(resumed=resumed, heartbeat=heartbeat, channels=channels, into=self.into)
-        return _block("hello", [dumps(says)])
-
-    def step(self, step: Step, epoch: str) -> bytes:
-        """A step of a log's answer."""
-        return b"".join(
-            _block(event, [dumps(lines[0])] if event == "message" else lines)
-            for event, lines in blocks.of_step(step)
-        )
-
-    def ping(self, id: str) -> bytes:
-        """A heartbeat."""
-        return _block("ping", ["{}"])
-
-    def bye(self, retry: int) -> bytes:
-        """The server goes away, or has no room; the document ends with it, and is not complete."""
-        return _block("bye", [dumps(blocks.bye(retry))])
+def hello(hello: Hello) -> bytes:
+    """The first block; a document has no use for a position or a delay."""
+    return _block("hello", [hello.line()])
 
 
-def patch(lines: Sequence[Line]) -> Markup:
-    r"""Patches as an element; see `afterload.wire.sse.patch`.
+def step(step: Step, epoch: str = "") -> bytes:
+    r"""A step of a log's answer.
 
     Example:
         >>> from afterload import text
-        >>> print(patch([("~", 1, [text("#name", "Tom & 'Ann'")], None)]))
+        >>> from afterload.log import Patches
+        >>> print(step(Step((Patches("~", 1, [text("#name", "Tom & 'Ann'")], 0),), 1)).decode())
         <af-p p='["patch",["~",1,[["text","#name","Tom \u0026 \u0027Ann\u0027"]]]]'></af-p>
     """
-    return Markup(_element("patch", list(map(blocks.line, lines))))  # noqa: S704 - made safe by _element
+    return b"".join(
+        _block(event, [dumps(lines[0])] if event == "message" else lines)
+        for event, lines in blocks.of_step(step)
+    )
 
 
-def hello(*, heartbeat: float, channels: Sequence[str], into: str | None = None) -> Markup:
-    """The first block, for a document that is written by its template."""
-    says = blocks.hello(resumed=False, heartbeat=heartbeat, channels=channels, into=into)
-    return Markup(_element("hello", [dumps(says)]))  # noqa: S704 - made safe by _element
+def ping(id: str) -> bytes:
+    """A heartbeat."""
+    return _block("ping", ["{}"])
 
 
-def ended(channel: str, status: str, message: str = "") -> str:
-    """The last blocks of a document that is written by its template."""
-    says = dumps({"channel": channel, "status": status, "message": message})
-    return _element("end", [says]) + COMPLETE
+def bye(retry: int) -> bytes:
+    """The server goes away, or has no room; the document ends with it, and is not complete."""
+    return _block("bye", [dumps(blocks.bye(retry))])
 
 
 def closed(rest: str) -> str:
@@ -123,10 +88,6 @@ def _script() -> str:
 
 
 def _block(event: str, lines: list[str]) -> bytes:
-    # "replace" as a browser's own encoder does: a block that cannot be sent would stop all that is behind it
-    return _element(event, lines).encode("utf-8", "replace")
-
-
-def _element(event: str, lines: list[str]) -> str:
     said = f'["{event}",{",".join(lines)}]'
-    return f"<af-p p='{said.translate(_QUOTED)}'></af-p>"
+    # "replace": a block that cannot be sent would stop all that is behind it
+    return f"<af-p p='{said.translate(_QUOTED)}'></af-p>".encode("utf-8", "replace")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import blocks
-from ..blocks import RETRY_LEAST, Line, dumps
+from ..blocks import RETRY_LEAST, Hello, Line, dumps
 from ..errors import WireError
 from ..log import Step
 
@@ -170,27 +170,9 @@ class Decoder:
 # The blocks, each as docs/wire.md describes it. `id` is a promise: who has the block has everything up to it.
 
 
-def hello(
-    *,
-    position: str,
-    resumed: bool,
-    heartbeat: float,
-    channels: Sequence[str],
-    into: str | None = None,
-    retry: int = 3000,
-) -> bytes:
-    """The first block.
-
-    Args:
-        position: the one that the viewer had already, "0" if none.
-        resumed: what follows continues what the viewer has.
-        heartbeat: seconds between two `ping` at most.
-        channels: names of what the page follows.
-        into: target of plain strings, if the page said one.
-        retry: milliseconds until a browser reconnects; at least `RETRY_LEAST` are sent.
-    """
-    says = blocks.hello(resumed=resumed, heartbeat=heartbeat, channels=channels, into=into)
-    return _block(dumps(says), "hello", position, max(RETRY_LEAST, retry))
+def hello(hello: Hello) -> bytes:
+    """The first block."""
+    return _block(hello.line(), "hello", hello.position, max(RETRY_LEAST, hello.retry))
 
 
 def message(text: str, id: str | None = None) -> bytes:

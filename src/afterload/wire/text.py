@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from ..blocks import Hello
 from ..log import Message, Step
 
 
-def hello(
-    *,
-    position: str,
-    resumed: bool,
-    heartbeat: float,
-    channels: Sequence[str],
-    into: str | None = None,
-    retry: int = 3000,
-) -> bytes:
+def hello(hello: Hello) -> bytes:
     """Nothing."""
     return b""
 
