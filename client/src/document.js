@@ -132,7 +132,8 @@ customElements.define(
   class extends HTMLElement {
     connectedCallback() {
       const said = this.getAttribute("p");
-      this.remove();
+      // what is for browsers that run no scripts stands in a <div> that has to go too
+      (said ? this : this.parentNode).remove();
       if (said && !over) block(said);
     }
   },

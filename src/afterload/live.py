@@ -24,6 +24,7 @@ from .hub.thread import HubThread
 from .hub.viewer import Follow
 from .loops import Loops, SharedLoop
 from .negotiate import Request
+from .noscript import Shown
 from .page import Page, page_of, wrong_name
 from .patch import patches
 from .position import Position
@@ -318,7 +319,9 @@ class Live:
             hold=hold,
         )
 
-    def connect_document(self, page: Page, head: Position, opening: bytes, ending: bytes) -> Follow:
+    def connect_document(
+        self, page: Page, head: Position, opening: bytes, ending: bytes, shown: Shown
+    ) -> Follow:
         """The same for a page that is a document which goes on.
 
         Args:
@@ -326,6 +329,7 @@ class Live:
             head: the position at which its request came in.
             opening: what the document begins with.
             ending: what it ends with.
+            shown: what is to be seen of it where scripts do not run.
 
         Raises:
             NoRoom: its own loop was not started.
@@ -334,13 +338,17 @@ class Live:
             with self._started(page.label):
                 # A document cannot come back, so nothing is kept for it.
                 log = self.loops.start_private(page.source, page.label, linger=0.0)
-            follow = Follow(log, (PRIVATE,), at=0)
+            follow = Follow(log, (PRIVATE,), at=0, shown=shown)
         else:
             hold = self._ensure(page.channels)
             log = self.hub.log
             known = head.epoch == log.epoch  # else the hub has ended meanwhile
             at = head.offset if known else None
-            follow = Follow(log, page.channels, at=at, rendered=known, hold=hold)
+            follow = Follow(log, page.channels, at=at, rendered=known, hold=hold, shown=shown.shared())
+            answer = self.hub.connect(page.channels, at, rendered=known)
+            opening += shown.part(answer.steps, now=True)
+            if not answer.finished:
+                opening += shown.again()
         return replace(follow, into=page.into, wire=document, opening=opening, ending=ending)
 
     def connect_text(self, source: Source, label: str) -> Follow:

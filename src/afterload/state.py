@@ -300,7 +300,7 @@ class State:
             content.simple = False
         root = None
         if content.simple and (keep is not None or "id" in html):
-            single, root = _root(html)
+            single, root = root_of(html)
             # without keep nothing is counted, so only what carries ids must be one node
             content.simple = single
         if root is not None:
@@ -421,7 +421,7 @@ class _Roots(HTMLParser):
         self.odd = True
 
 
-def _root(html: str) -> tuple[bool, str | None]:
+def root_of(html: str) -> tuple[bool, str | None]:
     """Whether the HTML is one plain node, and that node's id."""
     if "<" not in html and "&" not in html:
         return bool(html.strip()), None

@@ -78,7 +78,7 @@ def log_in(module: ModuleType, user: str) -> FlaskClient:
 
 
 @pytest.mark.parametrize(
-    "client", [n for n in NAMES if n not in ("hello", "login", "template")], indirect=True
+    "client", [n for n in NAMES if n not in ("hello", "login", "report", "template")], indirect=True
 )
 def test_the_page_is_whole_html_with_a_script_that_follows(client: FlaskClient) -> None:
     response = client.get("/")
@@ -253,6 +253,16 @@ def test_a_document_is_one_response_with_every_step_and_a_mark_at_its_end(client
     assert re.findall(r'"#data","(.)"', page) == list("hello")
     assert page.index("live") < page.index("That was all.") < page.index('complete",{}')
     assert patches(follow(client, "/"))[-1] == text("#data", "o")  # and on the same URL the event stream
+
+
+@of("report")
+def test_a_form_is_answered_by_its_work(client: FlaskClient) -> None:
+    assert "<form" in client.get("/").text
+    page = client.post("/report", data={"most": "4"}).text
+    assert re.findall(r'"#bar","(.)"', page) == list("1234")
+    assert "The sum of the squares is 30." in page
+    assert 'complete",{}' in page
+    assert re.search(r'<noscript>.*::after{content:"1 squared is 1[^"]*4 squared is 16. "}', page)
 
 
 @of("template")

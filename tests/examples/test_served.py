@@ -118,6 +118,15 @@ def _hello(page: Page) -> None:
     assert "That was all." in page.text("body")
 
 
+def _report(page: Page) -> None:
+    page.click("button")
+    page.wait_for("document.querySelector('#bar')?.value > 1")
+    assert page.eval("document.readyState") == "loading"
+    page.wait_for_status("ended")
+    assert page.text("#result") == "The sum of the squares is 385."
+    assert page.eval("document.querySelector('#bar').value") == 10
+
+
 def _template(page: Page) -> None:
     page.wait_for_text("#data", "3 l")
     assert page.eval("document.readyState") == "loading"
@@ -133,6 +142,7 @@ CHECKS: dict[str, Callable[[Page], None]] = {
     "csp": _csp,
     "failing": _failing,
     "hello": _hello,
+    "report": _report,
     "log": _log,
     "login": _login,
     "orders": _orders,

@@ -21,6 +21,7 @@ import importlib.resources
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -39,6 +40,7 @@ from ..errors import LoopError, PatchError, SettingError
 from ..hub.thread import HubThread
 from ..log import End, Patches, Step
 from ..negotiate import Request, latin1_to_utf8, negotiate
+from ..noscript import Shown
 from ..page import Page
 from ..patch import patches, text
 from ..position import Position
@@ -293,11 +295,15 @@ class Live(core.Live):
             try:
                 with _set(rendering):
                     html = make_response(render_template(template, **context)).get_data(as_text=True)
-                opening, ending = _split(html, rendering, template)
+                before, behind = _split(html, rendering, template)
             except BaseException:
                 page.close()
                 raise
-            response = written(Document(self, page, head, opening, ending))
+            shown = Shown(before, into, rendering.nonce, time.monotonic)
+            opening = shown.html + str(document.opening(rendering.nonce)) + shown.opening()
+            ending = document.closed(behind, shown.closing())
+            stream = Document(self, page, head, _utf8(opening), _utf8(ending), shown)
+            response = written(stream)
         else:
             response = self._stream(page, wanted)
         response.vary.add("Accept")
@@ -455,7 +461,11 @@ class Live(core.Live):
         return written(Events(self, page, wanted))
 
 
-def _split(html: str, rendering: _Rendering, template: Any) -> tuple[bytes, bytes]:
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _split(html: str, rendering: _Rendering, template: Any) -> tuple[str, str]:
     """The document before and behind its updates.
 
     Raises:
@@ -466,8 +476,7 @@ def _split(html: str, rendering: _Rendering, template: Any) -> tuple[bytes, byte
         name = str(getattr(template, "name", None) or template)
         raise LoopError(f"{name!r} is no document that goes on: call {{{{ live_updates() }}}} in it, once")
     before, _, behind = html.partition(mark)
-    opening = before + str(document.opening(rendering.nonce))
-    return opening.encode("utf-8", "replace"), document.closed(behind).encode("utf-8", "replace")
+    return before, behind
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from .. import live as core
 from ..hub.viewer import Follow
 from ..live import NoRoom
 from ..negotiate import Request
+from ..noscript import Shown
 from ..page import Page
 from ..position import Position
 from ..wsgi import STREAM
@@ -71,6 +72,7 @@ class Document:
     head: Position
     opening: bytes
     ending: bytes
+    shown: Shown
 
     @property
     def alone(self) -> bool:
@@ -85,7 +87,7 @@ class Document:
         try:
             if self.alone and not hold:
                 raise NoRoom
-            return self.live.connect_document(self.page, self.head, self.opening, self.ending)
+            return self.live.connect_document(self.page, self.head, self.opening, self.ending, self.shown)
         except BaseException:
             self.close()
             raise

@@ -36,7 +36,7 @@ from ..blocks import Hello
 from ..log import Answer, Log
 from ..settings import Settings
 from .poller import READ, WRITE, Poller
-from .viewer import SEND_FLAGS, Follow, Group, Send, Viewer, Wire, gil_keeping_send, tune
+from .viewer import SEND_FLAGS, Follow, Group, GroupKey, Send, Viewer, gil_keeping_send, tune
 
 logger = logging.getLogger("afterload.hub")
 viewer_logger = logging.getLogger("afterload.viewer")
@@ -83,7 +83,7 @@ class Fanout:
         self.shared = shared
         self.clock = poller.clock
         self.viewers: dict[int, Viewer] = {}
-        self.groups: dict[tuple[str, tuple[str, ...], Wire], Group] = {}
+        self.groups: dict[GroupKey, Group] = {}
         self.lingering: dict[socket.socket, float] = {}
         self.watchers: dict[Key, Callable[[int], None]] = {}
         self.progress: dict[str, Callable[[int], None]] = {}
@@ -150,19 +150,19 @@ class Fanout:
             if held is not None and held.sock is sock:
                 self._drop(held, "error")
             sock.close()
-            group = self.groups.get((follow.log.epoch, follow.names, follow.wire))
+            group = self.groups.get(follow.key)
             if group is not None and not len(group):
                 self._remove_group(group)
             raise
 
     def _take_in(self, sock: socket.socket, follow: Follow) -> None:
         log, names, wire = follow.log, follow.names, follow.wire
-        if log is not self.shared and (log.epoch, names, wire) in self.groups:
+        if log is not self.shared and follow.key in self.groups:
             # A private loop has one viewer: who comes with its key is the same page, back before we noticed
             # that its old connection is gone.
-            for old in self.groups[log.epoch, names, wire].viewers():
+            for old in self.groups[follow.key].viewers():
                 self._drop(old, "replaced")
-        group = self.groups.get((log.epoch, names, wire)) or self._new_group(log, names, wire)
+        group = self.groups.get(follow.key) or self._new_group(follow)
         viewer = Viewer(sock, group, follow.address, self.clock(), follow.ending)
         asked = ("connect", log.epoch, names, follow.at, follow.rendered, follow.foreign)
         with self.lock:
@@ -181,6 +181,8 @@ class Fanout:
         self.counters["connects"] += 1
         self._recount(group, 1)
         data = follow.head + follow.opening + self._hello(follow, answer) + self._encode(group, answer, key)
+        if group.shown is not None:
+            data += group.shown.whole() if len(group) > 1 else group.shown.part(answer.steps, now=True)
         if not follow.hold and not answer.finished:
             data += wire.bye(jittered(self.settings.short_retry))
             viewer.ending = b""
@@ -198,8 +200,9 @@ class Fanout:
             )
         )
 
-    def _new_group(self, log: Log, names: tuple[str, ...], wire: Wire) -> Group:
-        group = Group(log, names, wire, self.progress.get(log.epoch), self._ready)
+    def _new_group(self, follow: Follow) -> Group:
+        log, names = follow.log, follow.names
+        group = Group(log, names, follow.wire, follow.shown, self.progress.get(log.epoch), self._ready)
         with self.lock:
             self.groups[group.key] = group
             for name in names:
@@ -253,11 +256,13 @@ class Fanout:
             if not len(group):
                 return
             key = log.news_key(group.names, group.cursor)
-            data = self._encoded.get((group.wire, key)) if key is not None else None
+            data = self._encoded.get((group.wire, key)) if key is not None and group.shown is None else None
             answer = None if data is not None else log.news(group.names, group.cursor)
             group.cursor = log.head
         if answer is not None:
             data = self._encode(group, answer, key)
+            if group.shown is not None:
+                data += group.shown.part(answer.steps, now=answer.finished)
         if data:
             self._broadcast(group, data)
         if answer is not None and answer.finished:
@@ -371,6 +376,8 @@ class Fanout:
             viewer.at = answer.offset
             viewer.closing = answer.finished
             data = self._encode(group, answer)
+            if group.shown is not None:
+                data += group.shown.whole()
         if data:
             self._write(viewer, data)
         elif viewer.closing:
@@ -419,7 +426,9 @@ class Fanout:
         """Heartbeats, stalled viewers, and peers that do not close."""
         now = self.clock()
         for group in list(self.groups.values()):
-            if group.current and now - group.last_sent >= self.settings.heartbeat:
+            if group.current and (
+                now - group.last_sent >= self.settings.heartbeat or (group.shown and group.shown.owes)
+            ):
                 self._ping(group)
             for viewer in list(group.behind):
                 if now - viewer.stalled > self.settings.stall:
@@ -433,7 +442,10 @@ class Fanout:
             if group.dirty:
                 return
             group.cursor = group.log.head
-        if data := group.wire.ping(f"{group.log.epoch}.{group.cursor}"):
+        data = group.wire.ping(f"{group.log.epoch}.{group.cursor}")
+        if group.shown is not None and not (group.behind or group.waiting):  # they would miss it
+            data += group.shown.part()
+        if data:
             self._broadcast(group, data)
         else:
             group.last_sent = self.clock()

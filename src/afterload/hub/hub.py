@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..log import Log
+from ..log import Answer, Log
 from ..patch import Patch
 from ..settings import Settings
 from .fanout import Fanout
@@ -130,6 +130,11 @@ class Hub:
         """Whether all of these channels are over and a page at `at` has all of them."""
         with self._lock:
             return log.at_end(names, at)
+
+    def connect(self, names: Sequence[str], at: int | None, *, rendered: bool) -> Answer:
+        """What a viewer that connects now would get first; see `Log.connect`."""
+        with self._lock:
+            return self.log.connect(names, at, rendered=rendered)
 
     def forget(self, log: Log, name: str, offset: int) -> None:
         """Forgets a channel's entries up to an offset."""

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from ..blocks import Hello
 from ..log import Log, Step
+from ..noscript import Shown
 from ..wire import sse
 
 MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -59,6 +60,7 @@ class Follow:
         wire: how blocks are written.
         opening: bytes sent after the head, before the first block.
         ending: bytes sent after the last block, once every channel is over.
+        shown: what its page shows where scripts do not run; None if that is no matter.
     """
 
     log: Log
@@ -74,6 +76,12 @@ class Follow:
     wire: Wire = sse
     opening: bytes = b""
     ending: bytes = b""
+    shown: Shown | None = None
+
+    @property
+    def key(self) -> GroupKey:
+        """That of its group."""
+        return self.log.epoch, self.names, self.wire, self.shown
 
 
 class Viewer:
@@ -125,6 +133,9 @@ class Viewer:
         self.group.ready(self, mask)
 
 
+GroupKey = tuple[str, tuple[str, ...], Wire, Shown | None]
+
+
 class Group:
     """The viewers that follow the same channels on the same wire, and so are sent the same bytes.
 
@@ -136,11 +147,12 @@ class Group:
         next_flush: not before this clock time.
         progress: told how far the viewer has got (the group of a private loop).
         ready: told that a viewer's socket is.
+        shown: see `Follow.shown`.
     """
 
     __slots__ = (
         "behind", "current", "cursor", "dirty", "last_sent", "log", "names", "next_flush", "progress", "ready",
-        "sent", "waiting", "wire",
+        "sent", "shown", "waiting", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -148,12 +160,14 @@ class Group:
         log: Log,
         names: tuple[str, ...],
         wire: Wire,
+        shown: Shown | None,
         progress: Callable[[int], None] | None,
         ready: Callable[[Viewer, int], None],
     ) -> None:
         self.log = log
         self.names = names
         self.wire = wire
+        self.shown = shown
         self.current: dict[int, Viewer] = {}
         self.behind: set[Viewer] = set()
         self.waiting: set[Viewer] = set()
@@ -166,9 +180,9 @@ class Group:
         self.ready = ready
 
     @property
-    def key(self) -> tuple[str, tuple[str, ...], Wire]:
+    def key(self) -> GroupKey:
         """What tells it from other groups."""
-        return self.log.epoch, self.names, self.wire
+        return self.log.epoch, self.names, self.wire, self.shown
 
     def viewers(self) -> list[Viewer]:
         """All of them, wherever they stand."""

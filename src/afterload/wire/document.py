@@ -7,6 +7,8 @@ bytes are right for every viewer.
 
 A document has no positions: it cannot be resumed, only loaded again. That it has come whole is said by its last
 block, ``complete``; one without was cut.
+
+What stands beside the blocks for browsers that run no scripts is said in `afterload.noscript`.
 """
 
 from __future__ import annotations
@@ -61,14 +63,14 @@ def bye(retry: int) -> bytes:
     return _block("bye", [dumps(blocks.bye(retry))])
 
 
-def closed(rest: str) -> str:
-    """The rest of a page behind its updates, with the mark that it is complete.
+def closed(rest: str, closing: str = "") -> str:
+    """The rest of a page behind its updates, with `closing` and the mark that it is complete.
 
     Behind the mark there is nothing but end tags that a browser supplies where they are missing.
     """
     end = _END_TAGS.search(rest)
     assert end is not None
-    return rest[: end.start()] + COMPLETE + end[0]
+    return rest[: end.start()] + closing + COMPLETE + end[0]
 
 
 def opening(nonce: str | None = None) -> Markup:
