@@ -87,7 +87,8 @@ def test_a_document_is_its_head_its_updates_and_its_tail(app: Flask, live: Live)
         '<!doctype html><title>&lt;T&gt;</title><p id="n"><?start name="n">-<?end></p><svg '
     )
     assert re.search(
-        r"""<p>tail</p>(<div hidden>(?!.*<div hidden>).*</div>)<af-p p='\["complete",{}\]'></af-p></body>\Z""", page
+        r"""<p>tail</p>(<div hidden>(?!.*<div hidden>).*</div>)<af-p p='\["complete",{}\]'></af-p></body>\Z""",
+        page,
     )
     hello, *patched, end, complete = blocks(page)
     assert hello[0] == "hello"

@@ -721,6 +721,29 @@ def test_a_position_is_taken_before_the_app_reads_anything(live):
     assert b"".join(call(Middleware(app, live))) == f"{live.hub.log.epoch}.0~".encode()
 
 
+@pytest.mark.parametrize("body", [b"a=1", b"a=" + b"x" * 100_000], ids=["small", "large"])
+@pytest.mark.parametrize("kind", ["werkzeug", "unknown"])
+def test_a_stream_may_answer_any_method_and_what_was_sent_is_as_it_was(live, kind, body):
+    """More about it, on every server, in tests/handover/test_posted.py."""
+    inner = follower(live)
+    inputs: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        inputs.append(environ["wsgi.input"])
+        return inner(environ, start_response)
+
+    with serve(Middleware(app, live), kind) as where, Raw(where) as raw:
+        raw.ask("/", method="POST", headers={"Content-Length": str(len(body))}, behind=body)
+        raw.until(b"event: hello")
+        live.publish("news", text("#a", "one"))
+        raw.until(b'"one"')
+        counted = "handovers" if kind == "werkzeug" else "fallbacks"
+        assert live.stats()[counted] == 1
+        assert inputs[0].read(len(body)) == body
+        live.hub.finish("news", "done")
+        raw.rest()
+
+
 def test_two_of_them_around_one_app_hold_a_viewer_once(live):
     outer = Live(Settings())
     try:

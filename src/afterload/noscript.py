@@ -203,7 +203,7 @@ class _Tidy(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._left_out:
             self.html.append(str(escape(data)))
-            self.text.append(re.sub(r"\s+", " ", data))
+            self.text.append(re.sub(r"[ \t\n\f\r]+", " ", data))
 
 
 class _Pieces:

@@ -101,6 +101,7 @@ class Middleware:
         # The position of a page is taken before anything is read for it, so that nothing falls in between.
         hub = self._live.hub
         environ[HEAD] = Position(hub.log.epoch, hub.head(), rendered=True)
+        handover.watch(environ)
         if not self._looked:
             self._looked = True
             self._conflict(environ, start_response)

@@ -101,6 +101,7 @@ def the_hub() -> Hub:
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    handover.watch(environ)
     path = environ["PATH_INFO"]
     query = {key: value[0] for key, value in parse_qs(environ["QUERY_STRING"]).items()}
 

@@ -48,15 +48,13 @@ def test_an_unknown_server_is_refused_for_good_and_by_name():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"REQUEST_METHOD": "POST"}, "the request is 'POST', not GET"),
-        ({"REQUEST_METHOD": "HEAD"}, "the request is 'HEAD', not GET"),
+        ({"REQUEST_METHOD": "HEAD"}, "the answer to 'HEAD' has no body"),
+        ({"REQUEST_METHOD": "CONNECT"}, "the answer to 'CONNECT' has no body"),
         ({"SERVER_PROTOCOL": "HTTP/2"}, "the request came by 'HTTP/2', not HTTP/1"),
         ({"SERVER_PROTOCOL": "HTTP/0.9"}, "the request came by 'HTTP/0.9', not HTTP/1"),
-        ({"CONTENT_LENGTH": "1"}, "the request has a body"),
-        ({"HTTP_TRANSFER_ENCODING": "chunked"}, "the request has a body"),
     ],
 )
-def test_a_request_that_is_no_plain_get_is_refused_this_time(change, reason):
+def test_a_request_whose_answer_is_none_of_http_1_with_a_body_is_refused_this_time(change, reason):
     assert refused(GET | change) == Refused(reason, lasting=False)
 
 
@@ -64,6 +62,17 @@ def test_a_request_that_is_no_plain_get_is_refused_this_time(change, reason):
 def test_it_can_be_switched_off_by_the_environment(monkeypatch, value):
     monkeypatch.setenv("AFTERLOAD_HANDOVER", value)
     assert refused(GET) == Refused("handover is switched off (AFTERLOAD_HANDOVER)", lasting=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "off"), [({"CONTENT_LENGTH": "4"}, "off"), ({"CONTENT_LENGTH": "0"}, ""), ({}, "")]
+)
+def test_the_input_of_a_request_is_its_servers_where_nothing_is_to_be_counted(monkeypatch, change, off):
+    monkeypatch.setenv("AFTERLOAD_HANDOVER", off)
+    source = io.BytesIO(b"body")
+    environ = {**GET, "gunicorn.socket": None, "wsgi.input": source, **change}
+    handover.watch(environ)
+    assert environ["wsgi.input"] is source
 
 
 def test_elsewhere_than_on_linux_it_is_refused(monkeypatch):

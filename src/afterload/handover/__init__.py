@@ -1,6 +1,7 @@
 """Handover: taking the client's connection away from a WSGI server, to give it to the hub.
 
-    found = find(environ, start_response)               # after the framework has run to its end
+    watch(environ)                                      # before the framework runs
+    found = find(environ, start_response)               # after it has run to its end
     start_response(status, headers)                     # through whatever wraps the server's own
     if isinstance(found, Claim): found.head()           # what has arrived at the server
     taken = take(found)
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import gunicorn, werkzeug
+from . import gunicorn, request_body, werkzeug
 from .claim import Claim, Headers, Refused
 from .fallback import Body, Fallback
 from .layers import layers
@@ -50,10 +51,13 @@ __all__ = [
     "spare_threads",
     "stopping",
     "take",
+    "watch",
 ]
 
 _SERVERS = (gunicorn, werkzeug)
 _OFF = {"off", "0", "no", "false"}
+# https://www.rfc-editor.org/rfc/rfc9110#section-9.3.2, and 9.3.6
+_WITHOUT_BODY = {"HEAD", "CONNECT"}
 
 
 class _Answered(list[bytes]):
@@ -91,13 +95,26 @@ class Taken:
         self._sink.close()
 
 
-def find(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Refused:
-    """Find the request's connection, and whether it may be taken; nothing is changed by it.
+def watch(environ: WSGIEnvironment) -> None:
+    """Count what is read of the request's body, so that `find` knows whether it was read whole.
 
-    Call it in the thread that runs the request, before the response is started.
+    Call it before the framework runs.
 
     Args:
-        environ: As the server gave it.
+        environ: As the server gave it. Where a connection may be taken, its ``wsgi.input`` is replaced.
+    """
+    if request_body.has_body(environ) and _off() is None:
+        request_body.watch(environ)
+
+
+def find(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Refused:
+    """Find the request's connection, and whether it may be taken.
+
+    Call it in the thread that runs the request, before the response is started. Nothing is changed by it, but that of
+    a request that is fit otherwise, the rest of the body is read (request_body.py).
+
+    Args:
+        environ: As the server gave it, and as `watch` has left it.
         start_response: The server's own, or one that wraps it.
 
     Returns:
@@ -193,13 +210,11 @@ def _off() -> Refused | None:
 def _unfit(environ: Mapping[str, Any]) -> Refused | None:
     """Why a request is not one to take a connection for, whatever the server."""
     method = environ.get("REQUEST_METHOD")
-    if method != "GET":
-        return Refused(f"the request is {method!r}, not GET")
+    if method in _WITHOUT_BODY:
+        return Refused(f"the answer to {method!r} has no body")
     protocol = environ.get("SERVER_PROTOCOL")
     if protocol not in ("HTTP/1.0", "HTTP/1.1"):
         return Refused(f"the request came by {protocol!r}, not HTTP/1")
-    if environ.get("CONTENT_LENGTH") not in (None, "", "0") or environ.get("HTTP_TRANSFER_ENCODING"):
-        return Refused("the request has a body")
     return None
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from .claim import Claim, Headers, Refused
 from .layers import layers, name_of
+from .request_body import read_rest
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -57,7 +58,7 @@ def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Re
             )
         if type(response) is not _class("gunicorn.http.wsgi", "Response"):
             return Refused(f"gunicorn {version} answers with {type(response).__qualname__}, not plain HTTP/1")
-        return _claim(response, version, start_response)
+        return _claim(environ, response, version, start_response)
     except AttributeError as error:
         return Refused(f"gunicorn {version} is built in a way unknown to afterload: {error}", lasting=True)
 
@@ -98,7 +99,9 @@ def stopping() -> bool | None:
     return None if worker is None else not worker.alive
 
 
-def _claim(response: Any, version: str, start_response: StartResponse) -> Claim | Refused:
+def _claim(
+    environ: WSGIEnvironment, response: Any, version: str, start_response: StartResponse
+) -> Claim | Refused:
     cfg, request = response.cfg, response.req
     worker = cfg.worker_class_str
     kind = _WORKERS.get(worker)
@@ -114,8 +117,11 @@ def _claim(response: Any, version: str, start_response: StartResponse) -> Claim 
         return Refused(f"gunicorn speaks {protocol!r} to the proxy in front of it, not HTTP", lasting=True)
     if response.status is not None or response.headers or response.headers_sent:
         return Refused("the response has been started already")
+    refused = read_rest(environ, response.sock)
+    if refused is not None:
+        return refused
     if request.unreader.buf.getvalue():
-        return Refused("gunicorn has read bytes that the client sent behind the request")
+        return Refused("the client sent bytes behind the request")
 
     def head() -> tuple[str, Headers] | Refused:
         if response.headers_sent:

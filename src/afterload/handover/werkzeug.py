@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .claim import Claim, Headers, Refused
 from .layers import layers, name_of
+from .request_body import read_rest
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -44,7 +45,7 @@ def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Re
                 "wrap app.wsgi_app with it before Live(app) does",
                 lasting=True,
             )
-        return _claim(own, version, start_response)
+        return _claim(environ, own, version, start_response)
     except (AttributeError, KeyError, ValueError) as error:
         return Refused(f"{version} is built in a way unknown to afterload: {error!r}", lasting=True)
 
@@ -65,7 +66,9 @@ def _handler(own: Any) -> Any:
     return _closed_over(_closed_over(own)["write"])["self"]
 
 
-def _claim(own: Any, version: str, start_response: StartResponse) -> Claim | Refused:
+def _claim(
+    environ: WSGIEnvironment, own: Any, version: str, start_response: StartResponse
+) -> Claim | Refused:
     known = _closed_over(own)
     if (known["status_set"], known["headers_set"], known["headers_sent"]) != (None, None, None):
         return Refused("the response has been started already")
@@ -78,6 +81,9 @@ def _claim(own: Any, version: str, start_response: StartResponse) -> Claim | Ref
         return Refused(
             "Werkzeug's forking server ends the process after each request: use threads instead", lasting=True
         )
+    refused = read_rest(environ, handler.connection)
+    if refused is not None:
+        return refused
     if _read_ahead(handler):
         return Refused("the client sent bytes behind the request")
 
