@@ -19,13 +19,9 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -35,20 +31,17 @@ from markupsafe import Markup
 from werkzeug.exceptions import Forbidden
 
 from .. import live as core
-from ..blocks import Hello
-from ..errors import LoopError, PatchError, SettingError
+from ..errors import LoopError, SettingError
 from ..hub.thread import HubThread
-from ..log import End, Patches, Step
 from ..negotiate import Request, latin1_to_utf8, negotiate
 from ..noscript import Shown
 from ..page import Page
-from ..patch import patches, text
 from ..position import Position
-from ..runs import PRIVATE
 from ..settings import Settings
 from ..wire import document
 from ..wsgi import HEAD, Middleware
-from . import streamed
+from . import rendering, streamed
+from .rendering import Rendering, name_of
 from .responses import Document, Events, Template, written
 
 if TYPE_CHECKING:
@@ -61,29 +54,6 @@ logger = logging.getLogger("afterload.flask")
 PATH = "/_afterload/afterload.js"
 ENDPOINT = "afterload_client"
 _PREFIX = "AFTERLOAD_"
-
-
-@dataclass
-class _Rendering:
-    """A page while its template is rendered. Not in `g`, which may outlive a request in tests.
-
-    Attributes:
-        by: the method that renders it.
-        position: of a `page`, "" if it has none.
-        has_client: `live_client` was called.
-        updates: what `live_updates` has written, "" until it was called.
-        patches: how many blocks `live_patch` has written.
-    """
-
-    by: str
-    position: str = ""
-    has_client: bool = False
-    updates: str = ""
-    nonce: str | None = None
-    patches: int = 0
-
-
-_rendering: ContextVar[_Rendering | None] = ContextVar("afterload_rendering", default=None)
 
 
 class Live(core.Live):
@@ -233,18 +203,17 @@ class Live(core.Live):
         Raises:
             LoopError: the template is not rendered by `page`, so there is nothing it could follow.
         """
-        rendering = _rendering.get()
-        if rendering is None or rendering.by != "page":
-            raise LoopError(
-                "live_client() is for templates that live.page() renders; elsewhere it has nothing to follow"
-            )
-        rendering.has_client = True
+        page = rendering.present(
+            "page",
+            "live_client() is for templates that live.page() renders; elsewhere it has nothing to follow",
+        )
+        page.has_client = True
         values: dict[str, Any] = {"v": _script()[1]}
         if self._connected().url_map.host_matching:
             values["afterload_host"] = request.host
         extra = Markup(' nonce="{}"').format(nonce) if nonce else ""
         return Markup('<script src="{}" data-position="{}" async{}></script>').format(
-            url_for(ENDPOINT, **values), rendering.position, extra
+            url_for(ENDPOINT, **values), page.position, extra
         )
 
     def document(
@@ -291,16 +260,16 @@ class Live(core.Live):
         wanted = _negotiate()
         response: Response
         if wanted.wire == "html":
-            rendering = _Rendering("document")
+            rendered = Rendering("document")
             try:
-                with _set(rendering):
+                with rendered.entered():
                     html = make_response(render_template(template, **context)).get_data(as_text=True)
-                before, behind = _split(html, rendering, template)
+                before, behind = rendered.split(html, template)
             except BaseException:
                 page.close()
                 raise
-            shown = Shown(before, into, rendering.nonce, time.monotonic)
-            opening = shown.html + str(document.opening(rendering.nonce)) + shown.opening()
+            shown = Shown(before, into, rendered.nonce, time.monotonic)
+            opening = shown.html + str(document.opening(rendered.nonce)) + shown.opening()
             ending = document.closed(behind, shown.closing())
             stream = Document(self, page, head, _utf8(opening), _utf8(ending), shown)
             response = written(stream)
@@ -347,20 +316,9 @@ class Live(core.Live):
         self._head()
         if buffering is not None and not (type(buffering) is int and buffering >= 2):
             raise LoopError(f"buffering is a whole number from 2, or None, not {buffering!r}")
-        rendering = _Rendering("stream_template")
-        source = streamed.generate(template, context, buffering, lambda: _set(rendering), self._closing_mark)
-        name = str(getattr(template, "name", None) or template)
-        response: Response = written(Template(self, name, source, self._carried))
+        source = streamed.generate(template, context, buffering, Rendering("stream_template"))
+        response: Response = written(Template(self, name_of(template), source, self._carried))
         return response
-
-    @staticmethod
-    def _closing_mark(message: str | None) -> str:
-        """What a streamed template ends with; `message` says that it has failed."""
-        rendering = _rendering.get()
-        if message is None and not (rendering and rendering.updates):
-            return ""  # a page that updates nothing has nobody to tell
-        end = End(PRIVATE, "done" if message is None else "failed", message or "")
-        return document.step(Step((end,), None)).decode() + document.COMPLETE
 
     def updates(self, nonce: str | None = None) -> Markup:
         """Where a document begins to update itself; ``{{ live_updates() }}`` in templates.
@@ -372,23 +330,7 @@ class Live(core.Live):
             LoopError: the template is rendered neither by `document` nor by `stream_template`; or it has
                 called this before.
         """
-        rendering = _rendering.get()
-        if rendering is None or rendering.by == "page":
-            raise LoopError(
-                "live_updates() is for templates of live.document() and live.stream_template(); a page that "
-                "live.page() renders has live_client()"
-            )
-        if rendering.updates:
-            raise LoopError("live_updates() is called once in a template, before any live_patch()")
-        if rendering.by == "document":
-            # Replaced later. Nobody can have put it elsewhere in the page, as nobody can know it.
-            rendering.updates, rendering.nonce = f"<!--{secrets.token_urlsafe(16)}-->", nonce
-            return Markup(rendering.updates)  # noqa: S704 - made here
-        # Nothing may be written into a template's text but by the template, so there is no heartbeat.
-        hello = document.hello(Hello(channels=[PRIVATE], heartbeat=0))
-        begun = document.opening(nonce) + Markup(hello.decode())  # noqa: S704 - made safe there
-        rendering.updates = begun
-        return begun
+        return rendering.updates(nonce)
 
     def patch(self, *things: Any) -> Markup:
         """Patches the page that a streamed template has written so far; ``{{ live_patch("#data", value) }}``.
@@ -404,28 +346,19 @@ class Live(core.Live):
             PatchError: there is no such target or value, or nothing to patch.
             LoopError: the template is not rendered by `stream_template`.
         """
-        rendering = _rendering.get()
-        if rendering is None or rendering.by != "stream_template":
-            raise LoopError("live_patch() is for templates that live.stream_template() renders")
-        made = (text(*things),) if len(things) == 2 else patches(*things)
-        if not made:
-            raise PatchError("live_patch() is given nothing to patch")
-        begun = Markup() if rendering.updates else self.updates()
-        entry = Patches(PRIVATE, rendering.patches + 1, made, rendering.patches)
-        rendering.patches += 1
-        return begun + Markup(document.step(Step((entry,), None)).decode())  # noqa: S704 - made safe there
+        return rendering.patch(*things)
 
     def _html(self, position: str, template: Any, context: dict[str, Any]) -> Response:
-        rendering = _Rendering("page", position)
-        with _set(rendering):
+        page = Rendering("page", position)
+        with page.entered():
             response = make_response(render_template(template, **context))
-        if not rendering.has_client and b"EventSource" not in response.get_data():
+        if not page.has_client and b"EventSource" not in response.get_data():
             self._warn_of(template)
         response.headers["Cache-Control"] = "private, no-cache"
         return response
 
     def _warn_of(self, template: Any) -> None:
-        name = str(getattr(template, "name", None) or template)
+        name = name_of(template)
         with self._warning:
             if name in self._unfollowed:
                 return
@@ -463,29 +396,6 @@ class Live(core.Live):
 
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "replace")
-
-
-def _split(html: str, rendering: _Rendering, template: Any) -> tuple[str, str]:
-    """The document before and behind its updates.
-
-    Raises:
-        LoopError: the template does not say where they begin.
-    """
-    mark = rendering.updates
-    if not mark or html.count(mark) != 1:
-        name = str(getattr(template, "name", None) or template)
-        raise LoopError(f"{name!r} is no document that goes on: call {{{{ live_updates() }}}} in it, once")
-    before, _, behind = html.partition(mark)
-    return before, behind
-
-
-@contextmanager
-def _set(rendering: _Rendering) -> Iterator[None]:
-    token = _rendering.set(rendering)
-    try:
-        yield
-    finally:
-        _rendering.reset(token)
 
 
 def _negotiate() -> Request:

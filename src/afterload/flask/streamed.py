@@ -20,6 +20,7 @@ from flask.globals import app_ctx, request_ctx
 from jinja2.environment import TemplateStream
 
 from ..runs import FAILED
+from .rendering import Rendering
 
 # Whatever was open when the template failed is closed first, so that what is said is seen: a comment, a tag's
 # attribute, elements whose content is no markup, and those that show none of it.
@@ -84,8 +85,7 @@ def generate(
     template: Any,
     context: dict[str, Any],
     buffering: int | None,
-    rendering: Callable[[], AbstractContextManager[None]],
-    closing: Callable[[str | None], str],
+    rendering: Rendering,
 ) -> Iterator[str]:
     """A template's text in pieces, as they are rendered.
 
@@ -93,8 +93,7 @@ def generate(
         template: as of `flask.render_template`.
         context: for the template.
         buffering: how many pieces are joined, or None.
-        rendering: entered while it is rendered.
-        closing: what is written at the end, given what the reader is told of a failure, or None.
+        rendering: the page, for what the template calls.
 
     Returns:
         A generator that has not begun: it is to be stepped in the contexts of the request. What can be looked up
@@ -107,7 +106,7 @@ def generate(
 
     def pieces() -> Iterator[str]:
         with ExitStack() as stack:
-            stack.enter_context(rendering())
+            stack.enter_context(rendering.entered())
             runner = stack.enter_context(asyncio.Runner())
             try:
                 rendered = TemplateStream(_rendered(found, context, runner))
@@ -117,10 +116,10 @@ def generate(
                     if piece:
                         yield _plain(piece)
             except Exception:
-                yield f'{_OUT}<p role="alert">{FAILED}</p>{closing(FAILED)}'
+                yield f'{_OUT}<p role="alert">{FAILED}</p>{rendering.closing(FAILED)}'
                 raise
             template_rendered.send(app, _async_wrapper=app.ensure_sync, template=found, context=context)
-            if mark := closing(None):
+            if mark := rendering.closing(None):
                 yield mark
 
     return pieces()
