@@ -35,6 +35,7 @@ from itertools import islice, repeat
 from ..blocks import Hello
 from ..log import Answer, Log
 from ..settings import Settings
+from .lingering import Lingering
 from .poller import READ, WRITE, Poller
 from .viewer import SEND_FLAGS, Follow, Group, GroupKey, Send, Viewer, gil_keeping_send, tune
 
@@ -43,7 +44,6 @@ viewer_logger = logging.getLogger("afterload.viewer")
 
 RUN = 32  # sends between two looks at the clock
 HOLD_GIL = 0.001  # longest run of sends without giving up the GIL
-DRAIN = 2.0  # how long a viewer may take to close after its last bytes
 DISCARD = 65_536  # more than this in one read is a flood
 
 Key = tuple[str, str]
@@ -67,7 +67,7 @@ class Fanout:
     Attributes:
         viewers: all of them, by fd.
         groups: the same by what they follow, and on which wire.
-        lingering: sockets that were sent everything and wait for their peer's FIN, with a deadline.
+        lingering: their sockets after the end.
         watchers: told of the number of a channel's viewers when it changes.
         progress: told, by the log's epoch, up to where the viewer of a private loop was served.
         left: clock time at which a watched channel lost its last viewer.
@@ -84,7 +84,7 @@ class Fanout:
         self.clock = poller.clock
         self.viewers: dict[int, Viewer] = {}
         self.groups: dict[GroupKey, Group] = {}
-        self.lingering: dict[socket.socket, float] = {}
+        self.lingering = Lingering(poller)
         self.watchers: dict[Key, Callable[[int], None]] = {}
         self.progress: dict[str, Callable[[int], None]] = {}
         self.left: dict[Key, float] = {}
@@ -433,9 +433,7 @@ class Fanout:
             for viewer in list(group.behind):
                 if now - viewer.stalled > self.settings.stall:
                     self._drop(viewer, "stalled")
-        for sock, deadline in list(self.lingering.items()):
-            if now > deadline:
-                self._linger_close(sock)
+        self.lingering.tick(now)
 
     def _ping(self, group: Group) -> None:
         with self.lock:
@@ -500,31 +498,8 @@ class Fanout:
             viewer.closing = True
             self._write(viewer, data)
             return
-        if not self._forget(viewer, "end"):
-            return
-        sock = viewer.sock
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            sock.close()
-            return
-        self.poller.register(sock, lambda mask: self._linger_read(sock))
-        self.lingering[sock] = self.clock() + DRAIN
-
-    def _linger_read(self, sock: socket.socket) -> None:
-        try:
-            data = sock.recv(DISCARD)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._linger_close(sock)
-
-    def _linger_close(self, sock: socket.socket) -> None:
-        if self.lingering.pop(sock, None) is not None:
-            self.poller.unregister(sock)
-            sock.close()
+        if self._forget(viewer, "end"):
+            self.lingering.add(viewer.sock)
 
     def say_bye(self) -> None:
         """Ends every viewer with `bye`, as the process goes away."""
@@ -544,9 +519,7 @@ class Fanout:
         """Closes every socket without a word: in a forked child they are copies of its parent's."""
         for viewer in self.viewers.values():
             viewer.sock.close()
-        for sock in self.lingering:
-            sock.close()
         self.viewers.clear()
-        self.lingering.clear()
+        self.lingering.release()
         self.groups.clear()
         self.by_channel.clear()
