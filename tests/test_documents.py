@@ -146,7 +146,7 @@ def test_a_shared_loop_is_shown_from_its_state_on_and_its_bytes_are_shared(app: 
     with serve(app) as where, Raw(where).ask("/") as first, Raw(where).ask("/") as second:
         for raw in (first, second):
             raw.until(b'"before"')
-        assert live.viewers(work) == 2
+        wait_until(lambda: live.viewers(work) == 2)
         before = live.stats()["sends"]
         go_on.set()
         pages = [raw.rest().decode() for raw in (first, second)]
@@ -317,7 +317,7 @@ def test_teardown_runs_where_the_template_does_not(
     def fail(*_: Any) -> Any:
         raise LoopError("none left")
 
-    monkeypatch.setattr(live.loops, "start_text", fail)
+    monkeypatch.setattr(live.loops, "text", fail)
     app.add_url_rule("/", "index", lambda: live.stream_template("rows.html", rows=[]))
     getattr(app.test_client(), method)("/")
     assert teardowns == ["request / open NoneType", "app open"]

@@ -967,6 +967,7 @@ def test_a_forked_child_has_a_hub_of_its_own_whatever_its_parent_was_doing() -> 
 
 EXIT = """
 import asyncio
+import os
 from flask import Flask
 from afterload.flask import Live
 from afterload.testing import follow
@@ -981,7 +982,7 @@ def thread():
             yield {"#a": 1}
             live.sleep(60)
     finally:
-        print("thread cleaned up", flush=True)
+        os.write(1, b"thread cleaned up\\n")  # in one: both may end at once
 
 @live.loop
 async def task():
@@ -990,7 +991,7 @@ async def task():
             yield {"#b": 1}
             await asyncio.sleep(60)
     finally:
-        print("task cleaned up", flush=True)
+        os.write(1, b"task cleaned up\\n")
 
 for loop in (thread, task):
     url = f"/{loop.name}"

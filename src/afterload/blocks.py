@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import WireError
-from .log import End, Item, Message, Patches, Refresh, Reset, Snapshot, Step
+from .log import End, Item, Message, Patches, Piece, Refresh, Reset, Snapshot, Step
 from .patch import Patch
 
 VERSION = 1
@@ -116,6 +116,8 @@ def _of_items(items: list[Item]) -> tuple[str, list[str]]:
             ]
         case Message(text):
             return "message", [text]
+        case Piece(data):
+            return "message", [data.decode()]
         case Reset(channel):
             return "reset", [dumps({"channel": channel})]
         case Refresh():

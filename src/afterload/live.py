@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, overload
 
 from .errors import LoopError, PatchError
@@ -337,8 +338,8 @@ class Live:
         if page.source is not None:
             with self._started(page.label):
                 # A document cannot come back, so nothing is kept for it.
-                log = self.loops.start_private(page.source, page.label, linger=0.0)
-            follow = Follow(log, (PRIVATE,), at=0, shown=shown)
+                run = self.loops.private(page.source, page.label, linger=0.0)
+            follow = Follow(run.log, (PRIVATE,), at=0, shown=shown, begin=partial(self.loops.begin, run))
         else:
             hold = self._ensure(page.channels)
             log = self.hub.log
@@ -351,15 +352,16 @@ class Live:
                 opening += shown.again()
         return replace(follow, into=page.into, wire=document, opening=opening, ending=ending)
 
-    def connect_text(self, source: Source, label: str) -> Follow:
+    def connect_text(self, source: Iterator[str], label: str) -> Follow:
         """The same for a response whose text a generator writes.
 
         Raises:
             NoRoom: the generator was not started.
         """
         with self._started(label):
-            log = self.loops.start_text(source, label)
-        return Follow(log, (PRIVATE,), at=0, wire=plain)
+            run, opening = self.loops.text(source, label)
+        begin = partial(self.loops.begin, run)
+        return Follow(run.log, (PRIVATE,), at=0, wire=plain, opening=opening, begin=begin)
 
     @contextmanager
     def _started(self, label: str) -> Iterator[None]:

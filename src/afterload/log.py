@@ -71,6 +71,13 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a response that is nothing but text."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     """The page has to fetch itself."""
 
@@ -84,7 +91,7 @@ class End:
     message: str
 
 
-Item = Patches | Snapshot | Reset | Message | Refresh | End
+Item = Patches | Snapshot | Reset | Message | Piece | Refresh | End
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,15 +240,6 @@ class Log:
             channel.bytes -= gone.size
             channel.dropped = gone.offset
         return entry
-
-    def forget(self, name: str, offset: int) -> None:
-        """Forgets a channel's entries up to an offset, for which nobody will ask again."""
-        channel = self._channel(name)
-        entries = channel.entries
-        while entries and entries[0].offset <= offset:
-            gone = entries.popleft()
-            channel.bytes -= gone.size
-            channel.dropped = gone.offset
 
     def begin(self, name: str) -> None:
         """A loop begins to write the channel: what was in it before is void."""

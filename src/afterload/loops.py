@@ -9,18 +9,18 @@ import asyncio
 import inspect
 import logging
 import secrets
-import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .errors import LoopError
 from .hub.hub import Hub
 from .log import Log
-from .runs import PRIVATE, Run, Source, StepContext, TaskRun, ThreadRun
+from .pipe import Pipe
+from .runs import PRIVATE, Run, Source, StepContext, TaskRun, TextRun, ThreadRun
 from .settings import Settings
 
 logger = logging.getLogger("afterload.loops")
@@ -119,46 +119,74 @@ class Loops:
 
     # Private loops
 
-    def start_private(
-        self, source: Source, label: str, away: str = "pause", linger: float | None = None
-    ) -> Log:
+    def start_private(self, source: Source, label: str, away: str) -> Log:
         """Starts a viewer's own loop; returns its log.
 
         Args:
             source: the generator.
             label: the loop's name.
             away: see `afterload.flask.Live.page`.
-            linger: seconds that it is kept after its viewer; None for the app's setting.
 
         Raises:
             LoopError: `max_loops` are running, or the system gives no more threads.
         """
-        log = self.hub.new_log(secrets.token_urlsafe(16))
-        run = self._run(source, log, PRIVATE, label)
-        self._start_private(run, self.settings.linger if linger is None else linger, away)
-        return log
+        run = self.private(source, label, self.settings.linger, away)
+        run.begun = True
+        try:
+            self._start(run)
+        except LoopError:
+            self._forget_private(run)
+            raise
+        return run.log
 
-    def start_text(self, source: Source, label: str) -> Log:
-        """Starts what writes the text of one response, string by string, and ends with its viewer.
+    def private(self, source: Source, label: str, linger: float, away: str = "pause") -> Run:
+        """A viewer's own loop that has yet to `begin`.
 
-        It makes its own context when it begins, and leaves it when it ends. Every string is kept until it was
-        served, and none longer.
+        Args:
+            source: the generator.
+            label: the loop's name.
+            linger: seconds that it is kept after its viewer.
+            away: see `afterload.flask.Live.page`.
 
         Raises:
-            LoopError: as `start_private`.
+            LoopError: `max_loops` are running.
         """
-        log = self.hub.new_log(secrets.token_urlsafe(16), whole=True)
-        run = self._run(source, log, PRIVATE, label, nullcontext)
-        run.ahead_entries = sys.maxsize  # a template yields many small strings
-        self._start_private(run, 0.0)
-        self.hub.track(log, lambda offset: self._served_text(run, offset))
-        return log
+        log = self.hub.new_log(secrets.token_urlsafe(16))
+        run = self._run(source, log, PRIVATE, label)
+        self._add_private(run, linger, away)
+        return run
 
-    def _served_text(self, run: Run, offset: int) -> None:
-        self.hub.forget(run.log, PRIVATE, offset)
-        run.served(offset)
+    def begin(self, run: Run) -> None:
+        """Starts a run that was made for a viewer, once; where it cannot be, its page is told that it has failed."""
+        with self._lock:
+            if run.begun:
+                return
+            run.begun = True
+        try:
+            self._start(run)
+        except LoopError as error:
+            run.over(error)
 
-    def _start_private(self, run: Run, linger: float, away: str = "pause") -> None:
+    def text(self, source: Iterator[str], label: str) -> tuple[Run, bytes]:
+        """What writes the text of one response, piece by piece, and ends with its viewer; and its first piece.
+
+        It makes its own context when it begins, and leaves it when it ends. The first piece is had at once, in the
+        thread that asks, and the rest when it has begun.
+
+        Raises:
+            LoopError: `max_loops` are running.
+        """
+        pipe = Pipe(secrets.token_urlsafe(16))
+        run = TextRun(self, source, pipe, PRIVATE, label, nullcontext)
+        self._add_private(run, 0.0)
+        try:
+            return run, run.first()
+        except BaseException:
+            self.ended(run)
+            self._forget_private(run)
+            raise
+
+    def _add_private(self, run: Run, linger: float, away: str = "pause") -> None:
         log = run.log
         log.begin(PRIVATE)
         with self._lock:
@@ -170,11 +198,6 @@ class Loops:
         self.hub.track(log, run.served)
         self.hub.watch(log, PRIVATE, lambda count: self._private_viewers(run, count, linger))
         self.hub.later(max(_FIRST, linger), lambda: self._close_if_away(run, linger))
-        try:
-            self._start(run)
-        except LoopError:
-            self._forget_private(run)
-            raise
 
     def find_private(self, key: str, label: str) -> Log | None:
         """The log of a viewer's own loop, while it is remembered."""
@@ -208,6 +231,7 @@ class Loops:
         if self.hub.clock() - self.hub.left_at(run.log, PRIVATE) < linger * 0.999:
             return
         run.stop()
+        self.begin(run)  # if it has not: what there is to be closed is closed in a thread of its own
         self._forget_private(run)
 
     def _forget_private(self, run: Run) -> None:

@@ -33,6 +33,7 @@ from .errors import LoopError
 from .hub.hub import Hub
 from .log import Log
 from .patch import patches
+from .pipe import Pipe
 from .settings import Settings
 
 PRIVATE = "~"
@@ -95,7 +96,7 @@ class Run:
         log: where its channel is; a private run has one of its own.
         label: its name in log records, and what a private loop has to match when its page comes back.
         step_context: makes the context that each step runs in.
-        ahead_entries: how far a private run may be ahead of its viewer, in entries.
+        begun: it was started, or is being so.
         finished: it has ended, one way or another.
     """
 
@@ -114,7 +115,6 @@ class Run:
         self.channel = channel
         self.label = label
         self.step_context = step_context or loops.step_context
-        self.ahead_entries = loops.settings.ahead_entries
         self.private = log is not loops.hub.log
         self.finished = False
         self.status = ""
@@ -123,6 +123,7 @@ class Run:
         self.runs_on = False  # while its viewer is away
         self.lock = threading.Lock()
         self.stopped = False
+        self.begun = False
         self._ahead: deque[tuple[int, int]] = deque()
         self._ahead_bytes = 0
 
@@ -152,9 +153,11 @@ class Run:
     def served(self, offset: int) -> None:
         """The viewer has got everything up to `offset`."""
         with self.lock:
+            waited = not self.may_step()
             while self._ahead and self._ahead[0][0] <= offset:
                 self._ahead_bytes -= self._ahead.popleft()[1]
-        self.wake()
+        if waited:
+            self.wake()
 
     def may_step(self) -> bool:
         """Whether the next step may be taken now."""
@@ -162,7 +165,8 @@ class Run:
             return True
         if self.away:
             return self.runs_on
-        return len(self._ahead) < self.ahead_entries and self._ahead_bytes < self.loops.settings.ahead_bytes
+        settings = self.loops.settings
+        return len(self._ahead) < settings.ahead_entries and self._ahead_bytes < settings.ahead_bytes
 
     def publish(self, thing: Any) -> None:
         """Publishes what was yielded, unless it was told to stop.
@@ -250,6 +254,49 @@ class ThreadRun(Run):
             if error is None:
                 error = e
         self.over(error)
+
+
+class TextRun(ThreadRun):
+    """A generator of the pieces of a text; its log is a `Pipe`."""
+
+    log: Pipe
+
+    def __init__(self, loops: Owner, *what: Any) -> None:
+        super().__init__(loops, *what)
+        self._context = contextvars.copy_context()
+        self._context.run(_current.set, self)
+
+    def first(self) -> bytes:
+        """The first piece, in the thread that asks for it, before the run is started."""
+        return self._bytes(self._context.run(next, self.source, ""))  # type: ignore[arg-type]
+
+    def _drive(self) -> None:
+        self._context.run(super()._drive)
+
+    @staticmethod
+    def _bytes(piece: str) -> bytes:
+        # What is no Unicode text would stop what is behind it.
+        return piece.encode("utf-8", "replace")
+
+    def served(self, offset: int) -> None:
+        """See `Run.served`."""
+        waited = not self.may_step()
+        self.loops.hub.forget(self.log, offset)
+        if waited:
+            self.wake()
+
+    def may_step(self) -> bool:
+        """See `Run.may_step`."""
+        return not self.away and self.log.size < self.loops.settings.ahead_bytes
+
+    def publish(self, thing: Any) -> None:
+        """See `Run.publish`."""
+        with self.lock:
+            if self.stopped:
+                return
+            self.loops.hub.write(self.channel, self._bytes(thing), self.log)
+        if not self.may_step():
+            self.loops.hub.hurry(self.log, self.channel)
 
 
 class TaskRun(Run):

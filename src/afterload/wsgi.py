@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import handover
 from .hub.fanout import jittered
 from .hub.hub import Hub
-from .hub.viewer import Follow
+from .hub.viewer import MSG_DONTWAIT, SEND_FLAGS, Follow
 from .live import Live, NoRoom
 from .position import Position
 
@@ -371,9 +371,23 @@ def _say_bye_when_stopping(hub: Hub) -> None:
 
 
 def _adopt(hub: Hub, sock: socket.socket, follow: Follow) -> None:
-    hub.adopt(sock, follow)
+    hub.adopt(sock, _begun(sock, follow))
     if hub.closed:
         sock.close()  # it ended meanwhile, and nobody else would
+    elif follow.begin is not None:
+        follow.begin()
+
+
+def _begun(sock: socket.socket, follow: Follow) -> Follow:
+    """Sends what a page begins with, as far as it can be sent at once: the way through the hub is longer."""
+    if not (follow.opening and MSG_DONTWAIT):
+        return follow
+    data = follow.head + follow.opening
+    try:
+        sent = sock.send(data, SEND_FLAGS)
+    except OSError:
+        return follow  # the hub will see
+    return replace(follow, head=b"", opening=data[sent:], sent=sent)
 
 
 def _failed(start_response: StartResponse) -> Iterable[bytes]:

@@ -13,8 +13,10 @@ from afterload.hub.lingering import DRAIN
 from afterload.hub.viewer import Follow, gil_keeping_send
 from afterload.log import Log
 from afterload.patch import message
+from afterload.pipe import Pipe
 from afterload.settings import Settings
 from afterload.wire import sse
+from afterload.wire import text as plain
 from afterload.wire.sse import Decoder, Event
 
 
@@ -547,3 +549,74 @@ def test_a_viewers_small_blocks_go_at_once(bench: Bench) -> None:
     bench.turn()
     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+# Pipes
+
+
+def written(bench: Bench, buffer: int = 0) -> tuple[Pipe, Peer]:
+    pipe = Pipe("text")
+    pipe.begin("~")
+    return pipe, bench.connect("~", log=pipe, at=0, wire=plain, buffer=buffer)
+
+
+def received(peer: Peer, most: int = 1 << 20) -> bytes:
+    data = b""
+    while len(data) < most:
+        try:
+            got = peer.sock.recv(min(most - len(data), 65536))
+        except BlockingIOError:
+            break
+        if not got:
+            peer.eof = True
+            break
+        data += got
+    return data
+
+
+def test_a_piece_goes_out_in_the_thread_that_writes_it(bench: Bench) -> None:
+    pipe, peer = written(bench)
+    bench.hub.write("~", b"one", pipe)
+    assert received(peer) == b"one"  # and the poller has not turned
+    assert pipe.size == 0
+    assert bench.hub.stats()["bytes"] == 3
+
+
+def test_many_pieces_go_out_together_and_in_order(bench: Bench) -> None:
+    pipe, peer = written(bench)
+    for n in range(1000):
+        bench.hub.write("~", b"%d," % n, pipe)
+    bench.wait(0.1)
+    assert received(peer) == b"".join(b"%d," % n for n in range(1000))
+    assert bench.hub.stats()["sends"] < 20
+
+
+def test_what_a_viewer_does_not_take_waits_for_it(bench: Bench) -> None:
+    pipe, peer = written(bench, buffer=4096)
+    sent = b""
+    for n in range(30):
+        piece = bytes([n]) * 3000
+        bench.hub.write("~", piece, pipe)
+        sent += piece
+        bench.wait(0.02)
+    got = b""
+    for _ in range(100):
+        got += received(peer, 5000)
+        bench.wait(0.02)
+    assert got == sent
+    bench.hub.write("~", b"last", pipe)
+    bench.hub.finish("~", "done", log=pipe)
+    bench.wait(0.1)
+    assert received(peer) == b"last"
+    assert peer.eof
+
+
+def test_who_has_left_is_written_to_no_more(bench: Bench) -> None:
+    pipe, peer = written(bench)
+    peer.sock.close()
+    bench.hub.write("~", b"one", pipe)
+    bench.hub.write("~", b"two", pipe)
+    bench.wait(0.1)
+    assert bench.hub.stats()["viewers"] == 0
+    bench.hub.write("~", b"three", pipe)
+    assert pipe.size > 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from afterload import attr, html, text
 from afterload.blocks import Hello
-from afterload.log import End, Message, Patches, Refresh, Reset, Snapshot, Step
+from afterload.log import End, Message, Patches, Piece, Refresh, Reset, Snapshot, Step
 from afterload.wire import document
 from afterload.wire import text as plain
 from afterload.wire.document import COMPLETE, closed, opening
@@ -118,7 +118,7 @@ def test_the_script_stands_in_a_page_and_has_the_nonce() -> None:
 
 
 def test_a_text_is_written_as_it_is() -> None:
-    step = Step((Message("<p>"), Message("é")), 2)
+    step = Step((Piece(b"<p>"), Piece("é".encode())), 4)
     assert plain.step(step, "e") == "<p>é".encode()
     assert plain.step(Step((End("~", "done", ""),), 3), "e") == b""
     hello = plain.hello(Hello(position="0", resumed=False, heartbeat=1, channels=()))

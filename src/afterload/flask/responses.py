@@ -121,7 +121,7 @@ class Template:
             if not hold:
                 raise NoRoom
             return self.live.connect_text(streamed.within(self.contexts, self.source), self.name)
-        except BaseException:
+        except NoRoom:
             self.close()
             raise
 

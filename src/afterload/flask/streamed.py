@@ -13,6 +13,7 @@ import inspect
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 from flask import Flask, before_render_template, current_app, template_rendered
@@ -107,14 +108,15 @@ def generate(
     def pieces() -> Iterator[str]:
         with ExitStack() as stack:
             stack.enter_context(rendering.entered())
-            runner = stack.enter_context(asyncio.Runner())
+            # an event loop, where there is something for it
+            runner = cache(lambda: stack.enter_context(asyncio.Runner()))
             try:
                 rendered = TemplateStream(_rendered(found, context, runner))
                 if buffering is not None:
                     rendered.enable_buffering(buffering)
                 for piece in rendered:
                     if piece:
-                        yield _plain(piece)
+                        yield piece
             except Exception:
                 yield f'{_OUT}<p role="alert">{FAILED}</p>{rendering.closing(FAILED)}'
                 raise
@@ -125,7 +127,7 @@ def generate(
     return pieces()
 
 
-def _rendered(template: Any, context: dict[str, Any], runner: asyncio.Runner) -> Iterator[str]:
+def _rendered(template: Any, context: dict[str, Any], runner: Callable[[], asyncio.Runner]) -> Iterator[str]:
     if template.environment.is_async:
         return _stepped(template.generate_async(context), runner)
     iterable = {
@@ -136,7 +138,7 @@ def _rendered(template: Any, context: dict[str, Any], runner: asyncio.Runner) ->
     return generated
 
 
-def _stepped(source: AsyncIterator[Any], runner: asyncio.Runner) -> Iterator[Any]:
+def _stepped(source: AsyncIterator[Any], runner: Callable[[], asyncio.Runner]) -> Iterator[Any]:
     """An async generator as a generator, stepped on the event loop of this thread."""
 
     async def step() -> Any:
@@ -150,14 +152,8 @@ def _stepped(source: AsyncIterator[Any], runner: asyncio.Runner) -> Iterator[Any
     try:
         while True:
             try:
-                yield runner.run(step())
+                yield runner().run(step())
             except StopAsyncIteration:
                 return
     finally:
-        runner.run(close())
-
-
-def _plain(piece: str) -> str:
-    """A piece of a template, which may be markup, as a str; what is no Unicode text would stop what is behind it."""
-    text = str(piece)
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+        runner().run(close())

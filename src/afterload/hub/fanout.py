@@ -34,6 +34,7 @@ from itertools import islice, repeat
 
 from ..blocks import Hello
 from ..log import Answer, Log
+from ..pipe import Pipe
 from ..settings import Settings
 from .lingering import Lingering
 from .poller import READ, WRITE, Poller
@@ -72,6 +73,7 @@ class Fanout:
         progress: told, by the log's epoch, up to where the viewer of a private loop was served.
         left: clock time at which a watched channel lost its last viewer.
         counters: numbers since the start.
+        written_through: the same of `write_through`, under the lock.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Fanout:
         self.progress: dict[str, Callable[[int], None]] = {}
         self.left: dict[Key, float] = {}
         self.counters: Counter[str] = Counter()
+        self.written_through: Counter[str] = Counter()
         self.by_channel: dict[Key, list[Group]] = {}
         self._counts: Counter[Key] = Counter()
         self._addresses: Counter[str] = Counter()
@@ -110,6 +113,26 @@ class Fanout:
                 group.dirty = True
                 self._dirty.append(group)
         return bool(self._dirty)
+
+    def write_through(self, pipe: Pipe, name: str, data: bytes) -> bool:
+        """Sends what was just written to a pipe, in the thread that wrote it, and under the lock. Whether all went.
+
+        To wake the poller for each line of a template costs more than to send it. It is done while nothing else is on
+        its way to the viewer, for a few pieces at once; what is left is the poller's.
+        """
+        for group in self.by_channel.get((pipe.epoch, name), ()):
+            current = list(group.current.values())
+            if group.dirty or group.sending or not current or pipe.is_burst(self.clock()):
+                return False
+            sent = self._send(current[0].fd, data, len(data), SEND_FLAGS)
+            if sent > 0:
+                group.cursor += sent
+                group.sent += sent
+                pipe.forget(group.cursor)
+                self.written_through["sends"] += 1
+                self.written_through["bytes"] += sent
+            return sent == len(data)
+        return False
 
     def count(self, log: Log, name: str) -> int:
         """How many viewers follow a channel."""
@@ -179,6 +202,8 @@ class Fanout:
         group.waiting.add(viewer)
         self._addresses[viewer.address] += 1
         self.counters["connects"] += 1
+        self.counters["bytes"] += follow.sent
+        viewer.sent = follow.sent
         self._recount(group, 1)
         data = follow.head + follow.opening + self._hello(follow, answer) + self._encode(group, answer, key)
         if group.shown is not None:
@@ -259,12 +284,14 @@ class Fanout:
             data = self._encoded.get((group.wire, key)) if key is not None and group.shown is None else None
             answer = None if data is not None else log.news(group.names, group.cursor)
             group.cursor = log.head
+            group.sending = True
         if answer is not None:
             data = self._encode(group, answer, key)
             if group.shown is not None:
                 data += group.shown.part(answer.steps, now=answer.finished)
         if data:
             self._broadcast(group, data)
+        group.sending = False
         if answer is not None and answer.finished:
             self._finish(group)
         for viewer in list(group.waiting):
@@ -456,7 +483,9 @@ class Fanout:
             return False
         del self.viewers[viewer.fd]
         group = viewer.group
-        if group.current.pop(viewer.fd, None) is not None:
+        with self.lock:  # or `write_through` might send to a descriptor that is another's by then
+            was_current = group.current.pop(viewer.fd, None) is not None
+        if was_current:
             viewer.sent += group.sent - viewer.base
         group.behind.discard(viewer)
         group.waiting.discard(viewer)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from typing import Any
 
 from ..log import Answer, Log
 from ..patch import Patch
+from ..pipe import Pipe
 from ..settings import Settings
 from .fanout import Fanout
 from .poller import Poller
@@ -60,13 +60,13 @@ class Hub:
         self._arriving: deque[tuple[socket.socket, Follow]] = deque()
         self.fanout = Fanout(settings, self.poller, self._lock, self.log, send)
 
-    def new_log(self, epoch: str, *, whole: bool = False) -> Log:
-        """A log with this hub's bounds; a `whole` one keeps every entry until it is told to `forget` it."""
+    def new_log(self, epoch: str) -> Log:
+        """A log with this hub's bounds."""
         s = self.settings
         return Log(
             epoch,
-            history=sys.maxsize if whole else s.history,
-            history_bytes=sys.maxsize if whole else s.history_bytes,
+            history=s.history,
+            history_bytes=s.history_bytes,
             state_bytes=s.state_bytes,
             state_cells=s.state_cells,
             max_channels=s.max_channels,
@@ -136,10 +136,18 @@ class Hub:
         with self._lock:
             return self.log.connect(names, at, rendered=rendered)
 
-    def forget(self, log: Log, name: str, offset: int) -> None:
-        """Forgets a channel's entries up to an offset."""
+    def write(self, name: str, data: bytes, pipe: Pipe) -> None:
+        """Adds a piece to a pipe."""
         with self._lock:
-            log.forget(name, offset)
+            pipe.write(data)
+            dirty = not self.fanout.write_through(pipe, name, data) and self.fanout.touch(pipe, name)
+        if dirty:
+            self.poller.wake()
+
+    def forget(self, pipe: Pipe, offset: int) -> None:
+        """Forgets what was written to a pipe, up to an offset."""
+        with self._lock:
+            pipe.forget(offset)
 
     def hurry(self, log: Log, name: str) -> None:
         """Flushes a channel without waiting for its next turn."""
@@ -208,7 +216,7 @@ class Hub:
                     }
                     for name, channel in self.log.channels.items()
                 },
-                **self.fanout.counters,
+                **(self.fanout.counters + self.fanout.written_through),
             }
 
     def say_bye(self) -> None:

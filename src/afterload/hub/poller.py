@@ -75,6 +75,7 @@ class Poller:
         """Has the poller look for work now."""
         self.on_work()
         if self._asleep:
+            self._asleep = False  # who wakes it does so for all who come meanwhile
             try:
                 self._wake_out.send(b"\0")
             except OSError:
@@ -148,8 +149,7 @@ class Poller:
 
     def _woken(self, mask: int) -> None:
         try:
-            while self._wake_in.recv(4096):
-                pass
+            self._wake_in.recv(4096)
         except BlockingIOError:
             pass
 

@@ -61,6 +61,8 @@ class Follow:
         opening: bytes sent after the head, before the first block.
         ending: bytes sent after the last block, once every channel is over.
         shown: what its page shows where scripts do not run; None if that is no matter.
+        begin: to be called when the first bytes are on their way; starts what is not to hold them up.
+        sent: bytes of the head and the opening that are on their way already, and not there any more.
     """
 
     log: Log
@@ -77,6 +79,8 @@ class Follow:
     opening: bytes = b""
     ending: bytes = b""
     shown: Shown | None = None
+    begin: Callable[[], None] | None = None
+    sent: int = 0
 
     @property
     def key(self) -> GroupKey:
@@ -144,6 +148,7 @@ class Group:
         behind: viewers with an unsent rest.
         waiting: viewers without a rest that join at the next flush, as they are at another position.
         dirty: there are entries after `cursor`, and a flush is on its way.
+        sending: a flush is under way.
         next_flush: not before this clock time.
         progress: told how far the viewer has got (the group of a private loop).
         ready: told that a viewer's socket is.
@@ -152,7 +157,7 @@ class Group:
 
     __slots__ = (
         "behind", "current", "cursor", "dirty", "last_sent", "log", "names", "next_flush", "progress", "ready",
-        "sent", "shown", "waiting", "wire",
+        "sending", "sent", "shown", "waiting", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -173,6 +178,7 @@ class Group:
         self.waiting: set[Viewer] = set()
         self.cursor = log.head
         self.dirty = False
+        self.sending = False
         self.next_flush = 0.0
         self.last_sent = 0.0
         self.sent = 0

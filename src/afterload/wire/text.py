@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..blocks import Hello
-from ..log import Message, Step
+from ..log import Piece, Step
 
 
 def hello(hello: Hello) -> bytes:
@@ -12,8 +12,8 @@ def hello(hello: Hello) -> bytes:
 
 
 def step(step: Step, epoch: str) -> bytes:
-    """The strings of a step of a log's answer."""
-    return "".join([item.text for item in step.items if isinstance(item, Message)]).encode()
+    """The pieces of a step of a log's answer."""
+    return b"".join([item.data for item in step.items if isinstance(item, Piece)])
 
 
 def ping(id: str) -> bytes:
