@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Callable
 from html import unescape
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from markupsafe import Markup
 
 from afterload import append, append_text, attr, html, prepend, remove, text, value
-from afterload.log import End, Item, Message, Patches, Snapshot, Step
-from afterload.noscript import ADDED_MOST, INTERVAL, SLOWER_AFTER, Shown, marked
+from afterload.log import End, Item, Message, Patches, Reset, Snapshot, Step
+from afterload.noscript import INTERVAL, SERVED_MOST, SLOWER_AFTER, Shown
+from afterload.noscript.marks import marked
+from afterload.noscript.tidy import ADDED_MOST, MOST, Piece
 from afterload.patch import Patch
 
 PAGE = (
@@ -56,7 +59,11 @@ def clock() -> Clock:
 
 @pytest.fixture
 def shown(clock: Clock) -> Shown:
-    return Shown(PAGE, "#head", None, clock)
+    return show(clock, into="#head")
+
+
+def show(clock: Clock, page: str = PAGE, into: str | None = None, nonce: str | None = None) -> Shown:
+    return Shown(page, into, nonce, True, clock)
 
 
 def step(*things: Patch | Item) -> list[Step]:
@@ -96,8 +103,10 @@ def rules(part: bytes) -> dict[tuple[str, str], str]:
     """The texts that a part's style sheet shows: (id, before or after) -> text."""
     found: dict[tuple[str, str], str] = {}
     for style in re.findall("<style[^>]*>([^<]*)</style>", part.decode()):
-        for name, where, said in re.findall(r'#([-\w]+)::(\w+)\{content:"([^"]*)"', style):
-            found[name, where] = re.sub(r"\\([0-9a-f]{6})", lambda code: chr(int(code[1], 16)), said)
+        for name, where, said in re.findall(r'#(?!af-css)([-\w]+)[^,{}]*::(\w+)\{content:"([^"]*)"', style):
+            # https://www.w3.org/TR/css-syntax-3/#consume-escaped-code-point
+            code = r"\\([0-9a-f]{1,6})[ \t\n]?"
+            found[name, where] = re.sub(code, lambda found: chr(int(found[1], 16) or 0xFFFD), said)
     return found
 
 
@@ -246,7 +255,7 @@ def test_what_was_changed_inside_stays_when_its_surroundings_are_said_again(
 
 def test_a_plain_string_is_the_text_of_into(shown: Shown) -> None:
     assert rules(shown.part(step(Message("one"))))["head", "before"] == "one"
-    assert Shown(PAGE, None, None, Clock()).part(step(Message("one"))) == b""
+    assert show(Clock()).part(step(Message("one"))) == b""
 
 
 def test_a_failed_loop_says_so_and_a_done_one_nothing(shown: Shown) -> None:
@@ -303,12 +312,12 @@ def test_what_is_added_is_bounded(shown: Shown, clock: Clock) -> None:
 
 
 def test_pages_made_alike_share_what_sets_and_nothing_that_adds(clock: Clock) -> None:
-    one = Shown(PAGE, None, "nonce", clock).shared()
-    other = Shown(PAGE.replace("zero", "null"), None, None, clock).shared()
+    one = show(clock, nonce="nonce").shared()
+    other = show(clock, PAGE.replace("zero", "null")).shared()
     assert one == other
     assert hash(one) == hash(other)
-    assert one != Shown(PAGE.replace('id="cell"', 'id="cell2"'), None, None, clock).shared()
-    assert one != Shown(PAGE, "#head", None, clock).shared()
+    assert one != show(clock, PAGE.replace('id="cell"', 'id="cell2"')).shared()
+    assert one != show(clock, into="#head").shared()
     part = one.part(step(append("#rows", "x"), text("#head", "1"), remove("#box"))).decode()
     assert 'for="head"' in part
     assert "zero" not in part
@@ -317,7 +326,7 @@ def test_pages_made_alike_share_what_sets_and_nothing_that_adds(clock: Clock) ->
 
 
 def test_one_who_joins_is_told_all_of_it(clock: Clock) -> None:
-    shared = Shown(PAGE, None, None, clock).shared()
+    shared = show(clock).shared()
     assert shared.whole() == b""
     shared.part(step(text("#head", "1")))
     shared.part(step(text("#inner", "2")))
@@ -331,7 +340,7 @@ def test_one_who_joins_is_told_all_of_it(clock: Clock) -> None:
 
 def test_pages_of_their_own_share_nothing(shown: Shown, clock: Clock) -> None:
     assert shown == shown
-    assert shown != Shown(PAGE, "#head", None, clock)
+    assert shown != show(clock, into="#head")
 
 
 def test_a_snapshot_is_shown(shown: Shown) -> None:
@@ -384,7 +393,7 @@ def test_any_sequence_shows_what_a_page_with_scripts_shows() -> None:
     chance = random.Random(5)
     for _ in range(200):
         clock = Clock()
-        shown = Shown(PAGE, None, None, clock)
+        shown = show(clock)
         page = Native(shown)
         expected = {"head": "old", "cell": "c", "log": "first\n"}
         for n in range(chance.randrange(1, 12)):
@@ -397,3 +406,117 @@ def test_any_sequence_shows_what_a_page_with_scripts_shows() -> None:
                 page.read(shown.whole())
         page.read(shown.part(now=True))
         assert {name: unescape(page.shows(name)) for name in expected} == expected
+
+
+# What others have found
+
+
+def test_what_a_page_was_served_with_does_not_end_what_it_stands_in(clock: Clock) -> None:
+    page = '<div id="box"><div><noscript>on</noscript></div><p>hello</p></div>'
+    part = show(clock, page).part(step(append("#box", Markup("<i>!</i>")))).decode()
+    assert part.lower().count("</noscript") == 1
+    assert "<span>on</span></div><p>hello</p><i>!</i>" in part
+
+
+@pytest.mark.parametrize("odd", ["x <![foo[y]]> z", "<![1]>", "<![ x", "<!", "<?", "</", "<a", "<!DOCTYPE"])
+def test_markup_that_is_none_is_a_text(shown: Shown, odd: str) -> None:
+    piece = Piece(odd, True)
+    assert "<" not in re.sub(r"</?a>", "", piece.html)
+    shown.part(step(html("#box", Markup(odd)), append("#rows", Markup(odd + " id"), keep=3)))
+
+
+def test_pages_that_share_are_shown_what_is_added_to_what_was_set(clock: Clock) -> None:
+    shared = show(clock).shared()
+    part = shared.part(step(html("#rows", Markup("<li>1</li>")), append("#rows", Markup("<li>2</li>"))))
+    assert b"<li>1</li><li>2</li><?end>" in part
+    clock.now += 1
+    assert b"<li>1</li><li>2</li><li>3</li>" in shared.part(step(append("#rows", Markup("<li>3</li>"))))
+
+
+@pytest.mark.parametrize("said", ['say "hi" now', "1 < 2", "x\n  indented", "a\\b", "\x01f"])
+def test_a_style_sheet_says_it_to_the_letter(shown: Shown, said: str) -> None:
+    assert rules(shown.part(step(text("#head", said))))["head", "before"] == said
+
+
+def test_parts_become_no_rarer_than_one_in_eight_seconds_and_frequent_for_who_joins(clock: Clock) -> None:
+    shared = show(clock).shared()
+    for n in range(6 * SLOWER_AFTER):
+        clock.now += 8
+        assert shared.part(step(text("#head", n)))
+    shared.joined()
+    clock.now += 8
+    shared.part(step(text("#head", "x")))
+    clock.now += INTERVAL
+    assert shared.part(step(text("#head", "y")))
+
+
+def test_a_run_that_begins_anew_takes_back_what_the_one_before_has_said(clock: Clock) -> None:
+    shared = show(clock).shared()
+    ours, other = Patches("a", 1, (text("#head", "old"),), 0), Patches("b", 1, (text("#cell", "kept"),), 0)
+    page = Native(shared)
+    shared.part(step(ours, other, End("a", "failed", "It broke.")))
+    clock.now += 1
+    part = shared.part(step(Reset("a")))
+    assert rules(part) == {(n, w): "" for n in ("head", "af-failed") for w in ("before", "after")}
+    assert 'for="head"' in part.decode()
+    assert {name for name, _ in rules(shared.whole())} == {"cell"}
+    assert page.read(part).html.count("It broke.") == 0
+
+
+def test_a_channel_that_goes_on_has_not_failed_any_more(shown: Shown, clock: Clock) -> None:
+    shown.part(step(End("~", "failed", "It broke.")), now=True)
+    clock.now += 1
+    assert rules(shown.part(step(text("#head", "on"))))["af-failed", "before"] == ""
+
+
+def test_what_was_removed_may_come_back_and_what_was_added_may_go(shown: Shown, clock: Clock) -> None:
+    said = shown.part(step(remove("#r0"), append("#rows", Markup('<li id="r1">1</li>')))).decode()
+    assert "#r0{display:none!important}" in said
+    clock.now += 1
+    said = shown.part(step(append("#rows", Markup('<li id="r0">0</li>')), remove("#r1"))).decode()
+    assert "#r0{display:revert!important}" in said
+    assert "<li>1</li>" not in said
+    assert 'id="r1"' not in said
+
+
+def test_what_is_left_open_is_closed(shown: Shown) -> None:
+    assert Piece("<div><div>a", True).html == "<div><div>a</div></div>"
+    page = Native(shown).read(shown.part(step(append("#box", Markup("<b><b>x")), append("#box", "y"))))
+    assert page.shows("box").endswith("<b><b>x</b></b>y")
+
+
+def test_a_bar_may_change_its_scale(shown: Shown) -> None:
+    said = shown.part(step(attr("#bar", "max", 200), value("#bar", 50))).decode()
+    assert "currentColor 25%" in said
+
+
+def test_what_is_long_is_not_said_again_and_again(clock: Clock) -> None:
+    page = f'<ul id="rows">{"<li>x</li>" * SERVED_MOST}</ul>'
+    shown = show(clock, page)
+    part = shown.part(step(append("#rows", Markup("<li>new</li>"))))
+    assert len(part) < 1000
+    assert rules(part)["rows", "after"] == "new"
+    assert b":has(" not in part  # as no <template for> says it
+    clock.now += 1
+    part = shown.part(step(text("#rows", "short")))
+    assert b'<?start name="rows">short<?end>' in part
+    assert b'#rows:not([hidden])::after{content:""}:root' in part.replace(b"&", b"")
+    clock.now += 1
+    assert len(shown.part(step(html("#rows", Markup("<li>x</li>" * MOST))))) < 1000
+
+
+def test_many_changes_and_odd_pages_take_no_time(clock: Clock) -> None:
+    cells = "".join(f'<td id="c{n}">-</td>' for n in range(4000))
+    shown = show(clock, f"<table><tr>{cells}</tr></table>")
+    started = time.process_time()
+    shown.part(step(*[text(f"#c{n}", n) for n in range(4000)]))
+    for odd in ("<a" * 5000, "<b>" * 20000 + "</i>" * 20000, "<svg>" * 5000, "<!--" * 5000, "<a " * 5000):
+        marked(odd)
+    assert time.process_time() - started < 20  # it was minutes
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r", "&#10;", "&#x0A;"])
+def test_a_line_break_that_is_none_stays_none(line_break: str) -> None:
+    assert (
+        marked(f"<pre id=a>{line_break}x</pre>")[0] == f'<pre id=a>{line_break}<?start name="a">x<?end></pre>'
+    )

@@ -346,10 +346,12 @@ class Live:
             known = head.epoch == log.epoch  # else the hub has ended meanwhile
             at = head.offset if known else None
             follow = Follow(log, page.channels, at=at, rendered=known, hold=hold, shown=shown.shared())
-            answer = self.hub.connect(page.channels, at, rendered=known)
-            opening += shown.part(answer.steps, now=True)
-            if not answer.finished:
-                opening += shown.again()
+            try:
+                opening += shown.part(self.hub.connect(page.channels, at, rendered=known).steps, now=True)
+            except Exception:  # an extra; the rest of the page is right without it
+                logger.exception("afterload: an error in what is shown without scripts; it goes on")
+            if not any(name in self._definitions for name in page.channels):
+                opening += shown.again()  # such a page has no end
         return replace(follow, into=page.into, wire=document, opening=opening, ending=ending)
 
     def connect_text(self, source: Iterator[str], label: str) -> Follow:

@@ -268,7 +268,9 @@ class Live(core.Live):
             except BaseException:
                 page.close()
                 raise
-            shown = Shown(before, into, rendered.nonce, time.monotonic)
+            # A loop of its own would begin anew, and what was posted would not be posted again.
+            may_come_again = page.source is None and request.method == "GET"
+            shown = Shown(before, into, rendered.nonce, may_come_again, time.monotonic)
             opening = shown.html + str(document.opening(rendered.nonce)) + shown.opening()
             ending = document.closed(behind, shown.closing())
             stream = Document(self, page, head, _utf8(opening), _utf8(ending), shown)

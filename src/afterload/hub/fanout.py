@@ -28,12 +28,12 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from functools import cache
 from itertools import islice, repeat
 
 from ..blocks import Hello
-from ..log import Answer, Log
+from ..log import Answer, Log, Step
 from ..pipe import Pipe
 from ..settings import Settings
 from .lingering import Lingering
@@ -206,10 +206,13 @@ class Fanout:
         viewer.sent = follow.sent
         self._recount(group, 1)
         data = follow.head + follow.opening + self._hello(follow, answer) + self._encode(group, answer, key)
-        if group.shown is not None:
-            data += group.shown.whole() if len(group) > 1 else group.shown.part(answer.steps, now=True)
+        if (shown := group.shown) is not None:
+            first = len(group) == 1
+            data += self._shown(lambda: shown.part(answer.steps, now=True) if first else shown.joined())
         if not follow.hold and not answer.finished:
             data += wire.bye(jittered(self.settings.short_retry))
+            if follow.shown is not None:
+                data += follow.shown.again()
             viewer.ending = b""
         self._write(viewer, data)
 
@@ -288,7 +291,7 @@ class Fanout:
         if answer is not None:
             data = self._encode(group, answer, key)
             if group.shown is not None:
-                data += group.shown.part(answer.steps, now=answer.finished)
+                data += self._part(group, answer.steps, now=answer.finished)
         if data:
             self._broadcast(group, data)
         group.sending = False
@@ -297,6 +300,24 @@ class Fanout:
         for viewer in list(group.waiting):
             self._catch_up(viewer)
         self._report(group)
+
+    def _part(self, group: Group, steps: Iterable[Step] = (), now: bool = False) -> bytes:
+        """What a group's pages are to show where scripts do not run; who does not get it now is noted."""
+        assert group.shown is not None
+        shown = group.shown
+        data = self._shown(lambda: shown.part(steps, now))
+        if data:
+            shown.missed |= group.behind | group.waiting
+        return data
+
+    def _shown(self, say: Callable[[], bytes]) -> bytes:
+        """It is an extra, and a failure there must not cost anybody what else there is."""
+        try:
+            return say()
+        except Exception:
+            self.poller.errors += 1
+            logger.exception("afterload: an error in what is shown without scripts; it goes on")
+            return b""
 
     def _finish(self, group: Group) -> None:
         """The group has been sent the end of the last of its channels."""
@@ -403,8 +424,9 @@ class Fanout:
             viewer.at = answer.offset
             viewer.closing = answer.finished
             data = self._encode(group, answer)
-            if group.shown is not None:
-                data += group.shown.whole()
+        if group.shown is not None and viewer in group.shown.missed:
+            group.shown.missed.discard(viewer)
+            data += self._shown(group.shown.whole)
         if data:
             self._write(viewer, data)
         elif viewer.closing:
@@ -468,8 +490,8 @@ class Fanout:
                 return
             group.cursor = group.log.head
         data = group.wire.ping(f"{group.log.epoch}.{group.cursor}")
-        if group.shown is not None and not (group.behind or group.waiting):  # they would miss it
-            data += group.shown.part()
+        if group.shown is not None:
+            data += self._part(group)
         if data:
             self._broadcast(group, data)
         else:
@@ -489,6 +511,8 @@ class Fanout:
             viewer.sent += group.sent - viewer.base
         group.behind.discard(viewer)
         group.waiting.discard(viewer)
+        if group.shown is not None:
+            group.shown.missed.discard(viewer)
         self.poller.unregister(viewer.sock)
         self._addresses[viewer.address] -= 1
         if not self._addresses[viewer.address]:
@@ -538,7 +562,8 @@ class Fanout:
         for i, viewer in enumerate(list(self.viewers.values())):
             try:
                 if viewer.rest is None:
-                    viewer.sock.send(byes(viewer.group.wire, i % len(delays)))
+                    again = viewer.group.shown.again() if viewer.group.shown is not None else b""
+                    viewer.sock.send(byes(viewer.group.wire, i % len(delays)) + again)
                 viewer.sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # it went first
