@@ -11,11 +11,27 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.browser.fixtures import browser, console, open_page, page
+from tests.browser.fixtures import (
+    browser,
+    console,
+    open_page,
+    open_scriptless,
+    page,
+    scriptless,
+    scriptless_page,
+)
 from tests.evidence import EVIDENCE, add_evidence
 from tests.servers.process import Server, Servers
 
-__all__ = ["browser", "console", "open_page", "page"]  # the fixtures
+__all__ = [  # the fixtures
+    "browser",
+    "console",
+    "open_page",
+    "open_scriptless",
+    "page",
+    "scriptless",
+    "scriptless_page",
+]
 
 
 @pytest.fixture
@@ -42,13 +58,28 @@ def _servers(
         yield started
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if name := _browser(item):
+        item.add_marker("browser")
+        item.add_marker(name)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
-            item.add_marker("browser")
-    # The quick ones first: what is wrong is known as soon as can be.
-    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("browser", "server")])
+    # The quick ones first: what is wrong is known as soon as can be. Then one browser after the other.
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("browser") is not None,
+            _browser(item),
+            item.get_closest_marker("server") is not None,
+        )
+    )
+
+
+def _browser(item: pytest.Item) -> str:
+    """The name of the browser that it runs in, or nothing."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return str(parameters.get("browser", parameters.get("scriptless", "")))
 
 
 @pytest.hookimpl(wrapper=True)

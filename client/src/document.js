@@ -7,6 +7,7 @@
 //
 // What is missing cannot be asked for again, so a gap is none of its business; only `complete` says that all is there.
 import { actions } from "./actions.js";
+import { again } from "./again.js";
 import { fire, show as tell } from "./events.js";
 import { apply, beforehand, follow } from "./page.js";
 import { keep, restore } from "./served.js";
@@ -38,15 +39,9 @@ const show = (status, detail) => tell(client, status, detail);
 const interrupt = (detail) => over || show("interrupted", detail);
 
 const reload = () => {
-  // not over and over
-  const recent = Date.now() - sessionStorage.afterload < 6e4;
-  if (recent) {
-    interrupt();
-    over = 1;
-    return;
-  }
-  sessionStorage.afterload = Date.now();
-  location.reload();
+  if (again()) return;
+  interrupt();
+  over = 1;
 };
 
 const blocks = {

@@ -30,13 +30,20 @@ export const apply = (channel, patches, quiet) => {
   }
 };
 
-// Containers that show their end go on showing it, unless the reader has scrolled up.
+// Containers that show their end go on showing it, unless the reader has scrolled up: then one is not where it was left.
 let up = [];
+const left = new WeakMap();
 const followers = () => [...document.querySelectorAll("[data-live-follow]")];
 export const beforehand = () => {
-  up = followers().filter((e) => e.scrollHeight - e.scrollTop - e.clientHeight > 9);
+  up = followers().filter(
+    (e) => e.scrollHeight - e.scrollTop - e.clientHeight > 9 && e.scrollTop !== left.get(e),
+  );
 };
 export const follow = () => {
-  // whatever the style sheet says: a smooth scroll under way looks like a reader's
-  for (const e of followers()) if (!up.includes(e)) e.scrollTo({ top: e.scrollHeight, behavior: "instant" });
+  for (const e of followers())
+    if (!up.includes(e)) {
+      // whatever the style sheet says: a smooth scroll under way looks like a reader's
+      e.scrollTo({ top: e.scrollHeight, behavior: "instant" });
+      left.set(e, e.scrollTop);
+    }
 };

@@ -10,6 +10,7 @@
 //
 // Other wires (WebSocket, long poll) have their place in `connect`: what they must do is what `feed` does with each
 // block, and throw when they are cut.
+import { again } from "./again.js";
 import { actions } from "./actions.js";
 import { backoff } from "./backoff.js";
 import { decoder } from "./decoder.js";
@@ -136,11 +137,7 @@ const blocks = {
   __proto__: null,
   hello([detail]) {
     if (detail.v !== 1) {
-      // the page is loaded again, but not over and over
-      if (!(Date.now() - sessionStorage.afterload < 6e4)) {
-        sessionStorage.afterload = Date.now();
-        location.reload();
-      }
+      again();
       throw 0; // nothing of this stream is for us
     }
     failures = 0;
@@ -215,5 +212,7 @@ addEventListener("pagehide", ({ persisted }) => {
 });
 addEventListener("pageshow", resume);
 ready.then(follow);
+// what scrolls only with its style sheet
+addEventListener("load", () => follow(beforehand()));
 connect();
 seen();

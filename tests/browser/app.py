@@ -40,8 +40,10 @@ def page() -> Response:
 
 @app.get("/document")
 def document() -> Response:
+    steps = request.args.get("steps", 5, int)
+
     def count() -> Iterator[Any]:
-        for i in range(5):
+        for i in range(steps):
             yield [{"#count": i}, Patch("html", "#count", f"<b>{i}</b>")]
             live.sleep(0.1)
 

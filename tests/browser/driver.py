@@ -4,7 +4,7 @@
 rests on the few operations of ``Browser``, and each browser is one class that supplies these; a further
 browser is a further class.
 
-Three rules, each learnt from how streamed pages behave:
+Four rules, each learnt from how streamed pages behave:
 
 - The page load strategy is ``none``: a page that streams is "loading" for as long as it lives, so waiting
   for ``load`` would wait for ever. Instead, ``goto`` waits until the old document is gone, and the test
@@ -13,26 +13,18 @@ Three rules, each learnt from how streamed pages behave:
 - One browser serves a whole session of tests (a start takes a second), but each test gets a fresh tab,
   without the cookies and caches of the one before; and an error that nothing caught in a page fails the
   test.
+- No tab of a test is hidden, however many there are: a hidden page lets its stream go, and its timers are slow.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-from selenium import webdriver
-from selenium.common.exceptions import (
-    InvalidSessionIdException,
-    NoSuchWindowException,
-    WebDriverException,
-)
-from selenium.webdriver.common.by import By
 
 #: A window a desktop user would have; tests that need a phone call ``Page.resize``.
 WINDOW = (1000, 700)
@@ -57,7 +49,7 @@ class ConsoleEntry:
     Attributes:
         level: ``INFO``, ``WARNING`` or ``SEVERE``.
         source: ``console-api`` (a page logged it), ``javascript`` (nothing caught it), ``network``, …
-        text: The message, after its place in the source.
+        text: The message; some browsers put its place in the source before it.
     """
 
     level: str
@@ -65,10 +57,38 @@ class ConsoleEntry:
     text: str
 
 
+# As WebDriver says: what is typed comes after what is there, unless the caret is already somewhere.
+FOCUS = """
+const e = document.querySelector(arguments[0]);
+if (!e) throw Error("there is no " + arguments[0]);
+if (document.activeElement !== e) {
+    e.focus();
+    try { e.setSelectionRange(e.value.length, e.value.length); } catch { /* it has no caret, or no text */ }
+}
+"""
+
+
 class Browser(ABC):
-    """What a browser must be able to do for ``Page``. A tab is named by an opaque handle."""
+    """What a browser must be able to do for ``Page``. A tab is named by an opaque handle.
+
+    Args:
+        scripts: Whether pages may run scripts. Where they may not, ``<noscript>`` counts, and a test can still
+            look at the page by scripts of its own.
+
+    Raises:
+        NotInstalledError: It, or what drives it, is not installed.
+    """
 
     name: ClassVar[str]
+
+    #: Whether it keeps a page that was left, to show it again as it was (the back/forward cache). Firefox keeps none
+    #: that has a request under way.
+    keeps_pages: ClassVar[bool]
+    #: Whether a document whose line is reset while it loads is replaced by a page of the browser's that says so.
+    replaces_cut_documents: ClassVar[bool]
+
+    @abstractmethod
+    def __init__(self, *, scripts: bool = True) -> None: ...
 
     @abstractmethod
     def new_tab(self) -> str:
@@ -109,6 +129,10 @@ class Browser(ABC):
     @abstractmethod
     def png(self, tab: str) -> bytes:
         """A screenshot of the viewport."""
+
+    @abstractmethod
+    def offline(self, tab: str, offline: bool) -> None:
+        """Tell a tab that the network is gone, or back, where the browser can be told; cut lines by a ``Relay``."""
 
     @abstractmethod
     def console(self) -> list[ConsoleEntry]:
@@ -219,6 +243,10 @@ class Page:
         """A screenshot of the viewport."""
         return self.browser.png(self._tab)
 
+    def offline(self, offline: bool) -> None:
+        """Tell the page that the network is gone, or back, where the browser can be told."""
+        self.browser.offline(self._tab, offline)
+
     def describe(self) -> str:
         """Where the page is and what it shows, for the message of a failure."""
         try:
@@ -244,116 +272,3 @@ class Page:
             self.wait_for(f"window.__departure !== {json.dumps(departure)}", timeout)
         except WaitError as error:
             raise WaitError(f"{where} was not begun: {error}") from None
-
-
-class Chromium(Browser):
-    """Chromium through chromedriver.
-
-    Raises:
-        NotInstalledError: Either is not installed.
-    """
-
-    name = "chromium"
-
-    #: No sandbox, as tests may run as root in a container; the rest keeps it quiet and off the network.
-    FLAGS = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        f"--window-size={WINDOW[0]},{WINDOW[1]}",
-    )
-
-    def __init__(self) -> None:
-        paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
-        if None in paths:
-            raise NotInstalledError(
-                "chromium or chromedriver is not installed (Debian: chromium, chromium-driver)"
-            )
-        binary, driver = map(str, paths)
-        options = webdriver.ChromeOptions()
-        options.binary_location = binary
-        options.page_load_strategy = "none"
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        for flag in self.FLAGS:
-            options.add_argument(flag)
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        self.driver.set_script_timeout(30)
-        # A browser without tabs ends, so this one stays and is never used.
-        self._home = self._current = self.driver.current_window_handle
-
-    def new_tab(self) -> str:
-        self._use(self._home)
-        self.driver.switch_to.new_window("tab")
-        self._current = self.driver.current_window_handle
-        return self._current
-
-    def close_tab(self, tab: str) -> None:
-        self._use(tab)
-        self.driver.close()
-        self._use(self._home)
-
-    def goto(self, tab: str, url: str) -> None:
-        self._use(tab)
-        self.driver.get(url)
-
-    def history(self, tab: str, action: str) -> None:
-        self._use(tab)
-        {"back": self.driver.back, "forward": self.driver.forward, "refresh": self.driver.refresh}[action]()
-
-    def run(self, tab: str, script: str, *arguments: Any) -> Any:
-        self._use(tab)
-        try:
-            return self.driver.execute_script(script, *arguments)
-        except (InvalidSessionIdException, NoSuchWindowException):
-            raise  # the tab is gone: asking again would not help
-        except WebDriverException as error:
-            raise ScriptError(error.msg) from None
-
-    def click(self, tab: str, selector: str) -> None:
-        self._use(tab)
-        self.driver.find_element(By.CSS_SELECTOR, selector).click()
-
-    def type(self, tab: str, selector: str, text: str) -> None:
-        self._use(tab)
-        self.driver.find_element(By.CSS_SELECTOR, selector).send_keys(text)
-
-    def resize(self, tab: str, width: int, height: int) -> None:
-        self.cdp(
-            tab,
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
-        )
-
-    def png(self, tab: str) -> bytes:
-        self._use(tab)
-        return self.driver.get_screenshot_as_png()
-
-    def console(self) -> list[ConsoleEntry]:
-        return [
-            ConsoleEntry(entry["level"], entry["source"], entry["message"])
-            for entry in self.driver.get_log("browser")
-        ]
-
-    def forget(self) -> None:
-        # A browser context per test would be the thorough way; chromedriver does not allow making one.
-        for command in ("Network.clearBrowserCookies", "Network.clearBrowserCache"):
-            self.cdp(self._home, command)
-
-    def cdp(self, tab: str, command: str, parameters: dict[str, Any] | None = None) -> Any:
-        """Send a command of the Chrome DevTools protocol (only here: no other browser has it)."""
-        self._use(tab)
-        return self.driver.execute_cdp_cmd(command, parameters or {})
-
-    def quit(self) -> None:
-        self.driver.quit()
-
-    def _use(self, tab: str) -> None:
-        if tab != self._current:
-            self.driver.switch_to.window(tab)
-            self._current = tab

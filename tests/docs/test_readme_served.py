@@ -16,7 +16,7 @@ from tests.docs.apps import step
 from tests.docs.markdown import ROOT, all_fences, fences
 from tests.servers.process import Server, Servers
 
-pytestmark = [pytest.mark.browser, pytest.mark.server]
+pytestmark = pytest.mark.server
 
 [SHELL] = [
     fence.text

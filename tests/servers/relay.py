@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import struct
 import threading
 from types import TracebackType
 from typing import Self
+
+# closed with this linger of 0 s, a line ends with a reset
+RESET = struct.pack("ii", 1, 0)
 
 
 class Relay:
@@ -15,9 +19,13 @@ class Relay:
 
     Args:
         port: of the server, on loopback.
+
+    Attributes:
+        unplugged: set to true to have new lines end at once, until it is false again.
     """
 
     def __init__(self, port: int) -> None:
+        self.unplugged = False
         self._to = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._selector = selectors.DefaultSelector()
@@ -32,12 +40,16 @@ class Relay:
         """Where it listens, without a slash at its end."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def cut(self) -> int:
-        """Cuts every line that is open now; how many there were. New ones are passed on."""
+    def cut(self, *, reset: bool = False) -> int:
+        """Cuts every line that is open now; how many there were. New ones are passed on.
+
+        Args:
+            reset: cut them by RST, as a process that was killed or a firewall may, and not by FIN.
+        """
         with self._lock:
             lines = list(self._peers)
             for end in lines:
-                self._drop(end)
+                self._drop(end, reset=reset)
         return len(lines) // 2
 
     def __enter__(self) -> Self:
@@ -64,6 +76,9 @@ class Relay:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
+        if self.unplugged:
+            client.close()
+            return
         try:
             server = socket.create_connection(self._to, timeout=5)
         except OSError:
@@ -84,14 +99,16 @@ class Relay:
         if not data:
             self._drop(end)
 
-    def _drop(self, end: socket.socket) -> None:
+    def _drop(self, end: socket.socket, *, reset: bool = False) -> None:
         other = self._peers.pop(end, None)
         if other is None:
             return
         del self._peers[other]
         for sock in (end, other):
             self._selector.unregister(sock)
-            # closed with bytes unread it would be a reset; both look like a cut
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                if reset:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                else:
+                    sock.shutdown(socket.SHUT_RDWR)  # closed with bytes unread it would be a reset
             sock.close()
