@@ -103,6 +103,34 @@ def test_a_document_is_its_head_its_updates_and_its_tail(app: Flask, live: Live)
     assert "Content-Length" not in response.headers
 
 
+@pytest.mark.parametrize("wire", ["document", "page"])
+def test_a_large_value_behind_a_small_one_is_shown(app: Flask, live: Live, wire: str) -> None:
+    large = "x" * 1_000_000
+
+    def say() -> Iterator[Any]:
+        yield {"#n": "small"}
+        yield {"#n": large}
+        yield text("#m", "last")
+
+    app.add_url_rule("/", "index", lambda: live.document("document.html", say()))
+    if wire == "document":
+        page = app.test_client().get("/").text
+        assert f'["text","#n","{large}"]' in page
+        assert events(page)[-2:] == ["end", "complete"]
+    else:
+        said = follow(app.test_client(), "/")
+        assert [b.event for b in said][-1] == "end"
+        assert text("#n", large) in [patch for block in said for patch in block.patches]
+
+
+@pytest.mark.parametrize("status", [201, 404, 422, 500, 503])
+def test_a_document_may_have_any_status_that_has_a_body(app: Flask, live: Live, status: int) -> None:
+    app.add_url_rule("/", "index", lambda: (live.document("document.html", count()), status))
+    response = app.test_client().get("/")
+    assert response.status_code == status
+    assert events(response.text)[-1] == "complete"
+
+
 def test_the_same_url_gives_the_event_stream(app: Flask, live: Live) -> None:
     app.add_url_rule("/", "index", lambda: live.document("document.html", count()))
     assert [b.event for b in follow(app.test_client(), "/")][-1] == "end"
@@ -487,7 +515,7 @@ def test_an_error_in_the_middle_is_a_notice_for_the_reader_and_a_log_record(
     live.on_error(lambda name, error: told.append((name, str(error))))
     app.add_url_rule("/", "index", lambda: live.stream_template("steps.html", rows=rows()))
     page = app.test_client().get("/").text
-    assert f'<p role="alert">{FAILED}</p>' in page
+    assert f'<p id="af-failed" role="alert">{FAILED}</p>' in page
     assert "<p>tail" not in page
     assert "a secret" not in page
     assert blocks(page)[-2:] == [

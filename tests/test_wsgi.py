@@ -98,6 +98,10 @@ class Events:
     content_type = "text/event-stream"
     alone = False
 
+    @staticmethod
+    def may_have(status: str) -> bool:
+        return status.startswith("200")
+
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
         self.closed = False

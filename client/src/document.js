@@ -34,14 +34,31 @@ const client = (window.afterload = {
   },
 });
 
-const show = (status, detail) => tell(client, status, detail);
+// What a reader sees whose page says nothing of it; a listener that prevents it says so itself.
+let notice;
+const show = (status, detail) => {
+  const shown = tell(client, status, detail);
+  if (status === "live") notice?.remove();
+  if (!shown || status === "live" || status === "ended") return;
+  notice = document.getElementById("af-failed") || document.createElement("p");
+  notice.id = "af-failed";
+  notice.role = "alert";
+  notice.style.cssText = "position:sticky;bottom:0;background:Canvas;color:CanvasText";
+  notice.textContent = detail?.message || "The connection was lost. Load this page again.";
+  document.body.append(notice);
+};
 
 const interrupt = (detail) => over || show("interrupted", detail);
 
-const reload = () => {
-  if (again()) return;
-  interrupt();
-  over = 1;
+// Once the server answers: a page that is loaded while it does not is gone.
+const back = (wait) => {
+  timer = setTimeout(
+    () =>
+      fetch(location.href, { method: "HEAD", cache: "no-store" })
+        .then(({ status }) => (status < 500 ? location.reload() : Promise.reject()))
+        .catch(() => wait < 6e5 && back(2 * wait)),
+    wait * (1 + Math.random()),
+  );
 };
 
 const blocks = {
@@ -75,7 +92,11 @@ const blocks = {
     restore("");
     failed.delete(channel);
   },
-  refresh: reload,
+  refresh() {
+    if (again()) return;
+    interrupt();
+    over = 1;
+  },
   end(detail) {
     last = detail;
     open.delete(detail.channel);
@@ -84,7 +105,7 @@ const blocks = {
   },
   bye(detail) {
     interrupt(detail);
-    if (!own) timer = setTimeout(reload, detail.retry * (1 + Math.random()));
+    if (!own) back(detail.retry);
     over = 1;
   },
   complete() {

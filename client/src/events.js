@@ -6,5 +6,5 @@ export const fire = (name, detail, target) =>
 export const show = (client, status, detail) => {
   if (status === client.status) return;
   client.status = document.documentElement.dataset.live = status;
-  fire("live:status", { ...detail, status });
+  return fire("live:status", { ...detail, status });
 };

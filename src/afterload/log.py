@@ -27,6 +27,7 @@ and what was before this log began is known only to the app's view.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -176,11 +177,14 @@ class Log:
         state_bytes: bound on each channel's state.
         state_cells: the same in patches.
         max_channels: channels remembered; `trim` forgets the quietest beyond it.
+
+    Attributes:
+        served: no entry behind this offset is dropped, as the one reader has yet to get it. Who writes has to wait.
     """
 
     __slots__ = (
-        "channels", "epoch", "forgotten", "head", "history", "history_bytes", "max_channels", "state_bytes",
-        "state_cells",
+        "channels", "epoch", "forgotten", "head", "history", "history_bytes", "max_channels", "served",
+        "state_bytes", "state_cells",
     )  # fmt: skip
 
     def __init__(
@@ -197,6 +201,7 @@ class Log:
         self.head = 0
         self.channels: dict[str, Channel] = {}
         self.forgotten = 0
+        self.served: float = math.inf
         self.history = history
         self.history_bytes = history_bytes
         self.state_bytes = state_bytes
@@ -235,7 +240,9 @@ class Log:
         entries = channel.entries
         entries.append(entry)
         channel.bytes += size
-        while len(entries) > self.history or (channel.bytes > self.history_bytes and len(entries) > 1):
+        while entries[0].offset <= self.served and (
+            len(entries) > self.history or (channel.bytes > self.history_bytes and len(entries) > 1)
+        ):
             gone = entries.popleft()
             channel.bytes -= gone.size
             channel.dropped = gone.offset

@@ -18,14 +18,14 @@ class Pipe(Log):
         epoch: see `Log`.
 
     Attributes:
-        served: the offset up to which it is forgotten.
+        begins: the offset up to which it is forgotten.
     """
 
-    __slots__ = ("_burst", "_pieces", "_until", "served")
+    __slots__ = ("_burst", "_pieces", "_until", "begins")
 
     def __init__(self, epoch: str) -> None:
         super().__init__(epoch)
-        self.served = 0
+        self.begins = 0
         self._pieces: deque[bytes] = deque()
         self._burst = 0
         self._until = 0.0
@@ -33,7 +33,7 @@ class Pipe(Log):
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        return self.head - self.served
+        return self.head - self.begins
 
     def write(self, data: bytes) -> None:
         """Adds a piece."""
@@ -43,11 +43,11 @@ class Pipe(Log):
     def forget(self, offset: int) -> None:
         """What is before an offset was sent."""
         pieces = self._pieces
-        while pieces and self.served + len(pieces[0]) <= offset:
-            self.served += len(pieces.popleft())
-        if pieces and self.served < offset:
-            pieces[0] = pieces[0][offset - self.served :]
-            self.served = offset
+        while pieces and self.begins + len(pieces[0]) <= offset:
+            self.begins += len(pieces.popleft())
+        if pieces and self.begins < offset:
+            pieces[0] = pieces[0][offset - self.begins :]
+            self.begins = offset
 
     def is_burst(self, now: float) -> bool:
         """Whether so much is written at once that it is better sent together; asked for each piece."""
@@ -61,11 +61,11 @@ class Pipe(Log):
         self, names: Sequence[str], at: int | None, *, rendered: bool = False, foreign: bool = False
     ) -> Answer:
         """All that there is."""
-        return self.news(names, self.served)
+        return self.news(names, self.begins)
 
     def news(self, names: Sequence[str], at: int) -> Answer:
         """What comes after an offset."""
-        data = b"".join(self._pieces)[at - self.served :]
+        data = b"".join(self._pieces)[at - self.begins :]
         items: list[Item] = [Piece(data)] if data else []
         ends = [End(c.name, c.status, c.message) for c in self.channels.values() if c.ended]
         return Answer((Step((*items, *ends), self.head),), self.head, bool(ends), "")

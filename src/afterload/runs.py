@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import threading
 import time
 from collections import deque
@@ -116,6 +117,8 @@ class Run:
         self.label = label
         self.step_context = step_context or loops.step_context
         self.private = log is not loops.hub.log
+        if self.private:
+            log.served = 0
         self.finished = False
         self.status = ""
         self.ended_at = 0.0
@@ -148,6 +151,8 @@ class Run:
     def viewer(self, away: bool) -> None:
         """Its viewer has gone, or is back."""
         self.away = away
+        if away:
+            self.log.served = math.inf  # nobody waits for it, and it may run on
         self.wake()
 
     def served(self, offset: int) -> None:
@@ -156,6 +161,7 @@ class Run:
             waited = not self.may_step()
             while self._ahead and self._ahead[0][0] <= offset:
                 self._ahead_bytes -= self._ahead.popleft()[1]
+            self.log.served = offset
         if waited:
             self.wake()
 

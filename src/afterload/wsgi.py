@@ -61,6 +61,9 @@ class Stream(Protocol):
     def content_type(self) -> str:
         """Of the response; one with another is not this one any more."""
 
+    def may_have(self, status: str) -> bool:
+        """Whether a response with this status is still this one."""
+
     @property
     def alone(self) -> bool:
         """Whether nothing of it is shared with other viewers, nor with other processes."""
@@ -112,7 +115,11 @@ class Middleware:
             nonlocal started, started_stream
             started = True
             # An error page, or a response that a hook put in the place of the view's, is answered as it is.
-            if STREAM in environ and status.startswith("200") and _is(environ[STREAM].content_type, headers):
+            if (
+                STREAM in environ
+                and environ[STREAM].may_have(status)
+                and _is(environ[STREAM].content_type, headers)
+            ):
                 # The framework's contexts are gone when the response is started, and a tracer around the app
                 # may ask, as it could in any other response, which request this is.
                 started_stream = status, headers, contextvars.copy_context()
@@ -180,7 +187,7 @@ class Middleware:
             _free(slot)
             raise
         if not isinstance(found, handover.Refused):
-            answer = _hand_over(hub, found, follow, stream.content_type)
+            answer = _hand_over(hub, found, follow, stream)
             if not isinstance(answer, handover.Refused):
                 return answer
             slot = self._slot(environ, start_response, answer) if follow.hold else None
@@ -336,14 +343,14 @@ class _Begun:
 
 
 def _hand_over(
-    hub: Hub, claim: handover.Claim, follow: Follow, content_type: str
+    hub: Hub, claim: handover.Claim, follow: Follow, stream: Stream
 ) -> Iterable[bytes] | handover.Refused:
     """Gives the connection of a response that was started to the hub; nothing of the server's gets out then."""
     arrived = claim.head()
     if isinstance(arrived, handover.Refused):
         return arrived
     status, headers = arrived[0], _ours(arrived[1])
-    if not (status.startswith("200") and _is(content_type, headers)):
+    if not (stream.may_have(status) and _is(stream.content_type, headers)):
         # What wraps start_response has made another answer of it, and has a body for that, if any.
         claim.close_after()
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +29,7 @@ from afterload import (
 from afterload.flask import Live
 
 app = Flask(__name__)
-live = Live(app, linger=30)
+live = Live(app, linger=30, retry=int(os.environ.get("RETRY", "3000")))
 told: queue.Queue[str] = queue.Queue()
 
 BAD = [
@@ -158,6 +159,18 @@ def show_channel() -> Response:
 @app.post("/news")
 def news() -> str:
     return live.publish("news", text("#head", request.get_data(as_text=True)))
+
+
+@app.get("/watched")
+def watched() -> Response:
+    """What `failing` is, but its page says by itself how it ends."""
+
+    def say() -> Iterator[Any]:
+        yield {"#head": "before"}
+        wait()
+        raise ValueError("a secret")
+
+    return live.document("watched.html", say())
 
 
 @app.get("/failing")

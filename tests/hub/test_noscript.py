@@ -60,8 +60,15 @@ def test_a_burst_is_said_twice_a_second_and_its_last_value_soon(bench: Bench) ->
     assert said.count('["patch"') > 50
     assert 4 <= len(shows(said)) <= 6
     assert shows(said)[-1] == "99"
-    bench.wait(5)
+    bench.wait(3)
     assert read(peer) == ""
+
+
+def test_a_silent_document_has_a_heartbeat_every_five_seconds(bench: Bench) -> None:
+    peer = connect(bench, "a")
+    assert '"heartbeat":5.0' in read(peer)
+    bench.wait(16.5)
+    assert read(peer).count('["ping",{}]') == 3
 
 
 def test_all_pages_made_alike_are_one_group_and_others_are_not(bench: Bench) -> None:

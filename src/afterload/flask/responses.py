@@ -52,6 +52,10 @@ class Events:
     def called(self) -> None:
         """Nothing needs to be kept of the request."""
 
+    def may_have(self, status: str) -> bool:
+        """See `wsgi.Stream`."""
+        return status.startswith("200")
+
     def connect(self, hold: bool) -> Follow:
         """See `wsgi.Stream`."""
         return self.live.connect(self.page, self.wanted)
@@ -81,6 +85,10 @@ class Document:
 
     def called(self) -> None:
         """Nothing needs to be kept of the request."""
+
+    def may_have(self, status: str) -> bool:
+        """See `wsgi.Stream`."""
+        return _has_body(status)
 
     def connect(self, hold: bool) -> Follow:
         """See `wsgi.Stream`."""
@@ -114,6 +122,10 @@ class Template:
         """The contexts of the request go on in another thread."""
         self.contexts = self.carried.carry()
 
+    def may_have(self, status: str) -> bool:
+        """See `wsgi.Stream`."""
+        return _has_body(status)
+
     def connect(self, hold: bool) -> Follow:
         """See `wsgi.Stream`."""
         assert self.contexts is not None
@@ -132,6 +144,11 @@ class Template:
                 pass
 
 
+def _has_body(status: str) -> bool:
+    # https://www.rfc-editor.org/rfc/rfc9110#section-6.4.1-8
+    return not status.startswith(("1", "204", "205", "304"))
+
+
 @cache
 def _stream_class(base: type[Any]) -> type[Any]:
     """A response class that stands for a stream.
@@ -147,7 +164,7 @@ def _stream_class(base: type[Any]) -> type[Any]:
             self.stream.called()
             environ[STREAM] = self.stream
             response: Any = self
-            if 200 <= response.status_code < 300:
+            if isinstance(self.stream, Events) and 200 <= response.status_code < 300:
                 # A view may say 202 for its page; an EventSource takes nothing but 200.
                 response.status_code = 200
             body: Iterable[bytes] = super().__call__(environ, start_response)

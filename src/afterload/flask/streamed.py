@@ -118,7 +118,7 @@ def generate(
                     if piece:
                         yield piece
             except Exception:
-                yield f'{_OUT}<p role="alert">{FAILED}</p>{rendering.closing(FAILED)}'
+                yield f'{_OUT}<p id="af-failed" role="alert">{FAILED}</p>{rendering.closing(FAILED)}'
                 raise
             template_rendered.send(app, _async_wrapper=app.ensure_sync, template=found, context=context)
             if mark := rendering.closing(None):

@@ -38,7 +38,7 @@ from ..pipe import Pipe
 from ..settings import Settings
 from .lingering import Lingering
 from .poller import READ, WRITE, Poller
-from .viewer import SEND_FLAGS, Follow, Group, GroupKey, Send, Viewer, gil_keeping_send, tune
+from .viewer import SEND_FLAGS, Follow, Group, GroupKey, Send, Viewer, Wire, gil_keeping_send, tune
 
 logger = logging.getLogger("afterload.hub")
 viewer_logger = logging.getLogger("afterload.viewer")
@@ -220,13 +220,16 @@ class Fanout:
         return follow.wire.hello(
             Hello(
                 channels=follow.names,
-                heartbeat=self.settings.heartbeat,
+                heartbeat=self._heartbeat(follow.wire),
                 position=follow.position,
                 resumed=bool(follow.at) and not follow.rendered and answer.cause in ("", "state"),
                 into=follow.into,
                 retry=jittered(self.settings.retry),
             )
         )
+
+    def _heartbeat(self, wire: Wire) -> float:
+        return min(self.settings.heartbeat, wire.HEARTBEAT)
 
     def _new_group(self, follow: Follow) -> Group:
         log, names = follow.log, follow.names
@@ -476,7 +479,7 @@ class Fanout:
         now = self.clock()
         for group in list(self.groups.values()):
             if group.current and (
-                now - group.last_sent >= self.settings.heartbeat or (group.shown and group.shown.owes)
+                now - group.last_sent >= self._heartbeat(group.wire) or (group.shown and group.shown.owes)
             ):
                 self._ping(group)
             for viewer in list(group.behind):

@@ -27,7 +27,14 @@ Send = Callable[[int, bytes, int, int], int]
 
 
 class Wire(Hashable, Protocol):
-    """How blocks are written (`afterload.wire`). Viewers of equal wires share the bytes."""
+    """How blocks are written (`afterload.wire`). Viewers of equal wires share the bytes.
+
+    Attributes:
+        HEARTBEAT: seconds between two `ping` at most, whatever the settings say.
+    """
+
+    @property
+    def HEARTBEAT(self) -> float: ...  # noqa: D102, N802
 
     def hello(self, hello: Hello) -> bytes:
         """The first block."""

@@ -11,6 +11,7 @@ would split it, JSON has no line ends, and `event` and `id` with one are refused
 from __future__ import annotations
 
 import codecs
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ..blocks import RETRY_LEAST, Hello, Line, dumps
 from ..errors import WireError
 from ..log import Step
 
+HEARTBEAT = math.inf
 _NEWLINE = re.compile("\r\n|\r|\n")  # never str.splitlines(): U+2028, form feed and others are data
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _RETRY = re.compile("[0-9]{1,15}", re.ASCII)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from ..blocks import Hello
 from ..log import Piece, Step
+
+HEARTBEAT = math.inf
 
 
 def hello(hello: Hello) -> bytes:
