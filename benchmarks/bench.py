@@ -189,11 +189,11 @@ def in_turns(
     return turns, others
 
 
-def ratio(turns: list[dict[str, Any]], references: list[dict[str, Any]]) -> float:
+def ratio(turns: list[dict[str, Any]], references: list[dict[str, Any]], name: str = "micros") -> float:
     """Median of the ratios of CPU, of two turns each (A B B A) to the two of the reference among them."""
     found = []
     for i in range(0, len(turns), 2):
-        mine, other = (sum(t["micros"] for t in of[i : i + 2]) for of in (turns, references))
+        mine, other = (sum(t[name] for t in of[i : i + 2]) for of in (turns, references))
         found.append(float(mine / other))
     return median(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -18,10 +19,10 @@ from typing import Any
 
 import pytest
 from benchmarks import __main__ as tool
-from benchmarks import fanout, streams, table
+from benchmarks import browsed, documents, fanout, reader, streams, table
 from benchmarks.bench import Bench, Subject, caveat, in_turns, looper, ratio
 from benchmarks.publisher import Http
-from benchmarks.servers import BLOCK, Load, Server, load
+from benchmarks.servers import BLOCK, Load, Server, gunicorn, load
 from benchmarks.system import BenchError, Process, allow_files, children, compiled, cpu
 from benchmarks.table import Row
 
@@ -270,6 +271,25 @@ def test_without_brotli_there_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(BenchError, match="there is no brotli"):
         streams.brotli_size(b"x")
+
+
+def test_the_ratio_is_of_what_was_measured_and_the_target_is_the_first_peer() -> None:
+    sides = [documents.Side(name, Server(0, 0, None), "/") for name in ("ours", "peer", "bare")]  # type: ignore[arg-type]
+    turns = [[{"micros": 9.0, "millis": ms}] * 2 for ms in (2.1, 2.0, 1.0)]
+    row = documents._row(sides, "first byte", "millis", turns)
+    assert row.target == "≤ 1.1 × peer"
+    assert row.measured == "1.05 ×, 2.10 × bare (2.10 ms; peer 2.00 ms, bare 1.00 ms)"
+    assert (row.met, row.short) == (True, "1.05 ×")
+    turns[1] = [{"micros": 9.0, "millis": 1.9}] * 2
+    assert documents._row(sides, "first byte", "millis", turns).met is False
+
+
+def test_three_sides_take_their_turns_forwards_and_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(documents.Side, "turn", lambda side, **asked: order.append(side.name) or asked)
+    sides = [documents.Side(name, Server(0, 0, None), "/") for name in "ABC"]  # type: ignore[arg-type]
+    assert documents._turns(sides, 3, count=7) == [[{"count": 7}] * 3] * 3
+    assert "".join(order) == "ABCCBAABC"
 
 
 # What is asked of the operating system
@@ -540,14 +560,145 @@ def test_ordinary_requests_are_counted_when_they_are_answered(bench: Bench) -> N
         assert found["errors" if good else "answers"] == 0
 
 
+# The reader, and the browsers
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@contextlib.contextmanager
+def answering(*parts: bytes) -> Iterator[int]:
+    """The port of a server that answers one viewer after the other, each with one of these, and closes."""
+    with contextlib.closing(Streams()) as streams:
+
+        def serve() -> None:
+            for part in parts:
+                streams.accept(1, part)
+                streams.viewers.pop().close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield streams.port
+        thread.join()
+
+
+@pytest.mark.server
+def test_a_reader_has_all_of_each_response() -> None:
+    body = b"5\r\n@0@@1\r\n1\r\n@\r\n0\r\n\r\n"
+    with answering(HEAD + body, HEAD + body) as port:
+        found = reader.read(port, "/", viewers=2)
+    assert [(reading.rows(), reading.body()) for reading in found] == [([0, 1], b"@0@@1@")] * 2
+
+
+def test_the_first_byte_is_that_of_the_body() -> None:
+    reading = reader.Reading(asked=10.0)
+    reading.take(b"HTTP/1.1 200 OK\r\n", 11.0)
+    reading.take(b"\r\n", 12.0)
+    assert reading.first is None
+    reading.take(b"x", 13.0)
+    reading.take(b"y", 14.0)
+    assert (reading.first, reading.body()) == (3.0, b"xy")
+
+
+@pytest.mark.parametrize("body", [b"", b"5\r\nhell", b"5\r\nhello\r\n", b"5\r\nhello\r\n0"])
+def test_a_chunked_body_that_was_cut_is_not_taken_for_a_whole_one(body: bytes) -> None:
+    with pytest.raises(BenchError, match="was cut"):
+        reader.unchunked(body)
+
+
+def test_what_is_for_browsers_without_scripts_is_not_counted_once_more() -> None:
+    said = b"@0@<noscript>@0@\n</noscript>@1@<noscript>@0@@1@</noscript>"
+    assert reader.Reading(0.0, parts=[b"HTTP/1.1 200 OK\r\n\r\n" + said]).rows() == [0, 1]
+
+
+def test_an_answer_that_is_an_error_has_no_rows() -> None:
+    with pytest.raises(BenchError, match="503"):
+        reader.Reading(0.0, parts=[b"HTTP/1.1 503 Busy\r\n\r\n@0@"]).rows()
+
+
+@pytest.mark.server
+def test_a_template_is_compared_with_what_sends_the_same_bytes() -> None:
+    with (
+        gunicorn("benchmarks.apps.documents:app", *documents.WORKER) as ours,
+        gunicorn("benchmarks.apps.peer_documents:app", *documents.WORKER) as peer,
+    ):
+        asked = [(ours, "/template"), (peer, "/template"), (peer, "/bare-template")]
+        found = [reader.read(server.port, f"{path}?count=50")[0] for server, path in asked]
+    assert len({reading.body() for reading in found}) == 1
+    assert found[0].rows() == list(range(50))
+
+
+@pytest.mark.server
+def test_a_response_without_one_of_its_rows_fails_a_turn() -> None:
+    answers = [b"HTTP/1.1 200 OK\r\n\r\n" + rows for rows in (b"@0@@1@@2@", b"@0@@2@", b"@0@@2@@1@")]
+    with answering(*answers) as port, Process(["cat"]) as process:
+        side = documents.Side("a peer", Server(port, process.pid, process), "/rows")
+        found = side.turn(3)
+        assert found["millis"] > 0
+        assert found["micros"] >= 0
+        for _ in range(2):
+            with pytest.raises(BenchError, match="a peer has not sent each of 3 rows once and in order"):
+                side.turn(3)
+
+
+class Told:
+    """A browser whose pages see what they are told to."""
+
+    def __init__(self, *seen: dict[str, Any]) -> None:
+        self.seen = list(seen)
+        self.opened: list[str] = []
+
+    def new_tab(self) -> str:
+        return "tab"
+
+    def goto(self, tab: str, url: str) -> None:
+        self.opened.append(url.partition("?")[0].rpartition("/")[2])
+
+    def ask(self, method: str, path: str) -> str:
+        return json.dumps(self.seen[len(self.opened) - 1])
+
+    def close(self) -> None:
+        pass
+
+
+DOCUMENT, SNIPPETS = {"shown": "@9@", "status": "ended"}, {"shown": "@9@"}
+
+
+def test_what_pages_see_first_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(*2 * [DOCUMENT, DOCUMENT, SNIPPETS, SNIPPETS, SNIPPETS, SNIPPETS, DOCUMENT, DOCUMENT])
+    monkeypatch.setattr(browsed, "Http", lambda port, timeout: told)
+    found = browsed._turns(told, Server(1, 0, None), 2, 10)  # type: ignore[arg-type]
+    assert {way: len(seen) for way, seen in found.items()} == dict.fromkeys(browsed.WAYS, 2)
+    assert told.opened == [
+        "loop",
+        "blocks",
+        *["snippets"] * 4,
+        "blocks",
+        "loop",
+        "loop",
+        "blocks",
+        *["snippets"] * 2,
+    ]
+
+
+@pytest.mark.parametrize("seen", [{"shown": "@8@", "status": "ended"}, {"shown": "@9@", "status": "live"}])
+def test_a_page_without_the_last_update_or_its_end_is_no_figure(
+    seen: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(DOCUMENT, seen)
+    monkeypatch.setattr(browsed, "Http", lambda port, timeout: told)
+    with pytest.raises(BenchError, match="blocks: of 10 updates there is"):
+        browsed._turns(told, Server(1, 0, None), 1, 10)  # type: ignore[arg-type]
+
+
 # The scenarios
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("name", tool.SCENARIOS)
+@pytest.mark.parametrize("name", [name for name in tool.SCENARIOS if name != "browsers"])
 def test_the_scenario_runs(name: str, bench: Bench) -> None:
     rows = list(tool.SCENARIOS[name](bench))
-    expected = {"cpu": 3, "peers": 4, "requests": 4, "loops": 2}.get(name, 1)
+    expected = {"cpu": 3, "peers": 4, "requests": 4, "loops": 2, "template": 4, "document": 4}.get(name, 1)
     assert len(rows) == expected
     for row in rows:
         assert row.measured
@@ -560,6 +711,27 @@ def test_the_scenario_runs(name: str, bench: Bench) -> None:
         rest, block = max(rows[0].details["rests"])
         assert 0 < rest <= block
         assert streams.BIG < block < streams.BIG + 1000
+
+
+@pytest.mark.server
+@pytest.mark.browser
+def test_updates_are_timed_in_each_browser_there_is(bench: Bench) -> None:
+    try:
+        rows = list(browsed.browsers(bench))
+    except BenchError as error:
+        if "no browser is installed" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert rows
+    for row in rows:
+        assert re.match(r"100 updates of one element at full speed, \w+( \d+)?$", row.what)
+        ways = row.details
+        for seen in itertools.chain(*ways.values()):
+            assert 0 <= seen["ms"] < math.inf
+        assert {seen["blocks"] for seen in ways["blocks"]} == {100}
+        assert 0 < ways["loop"][0]["blocks"] <= 100
+        assert ways["kept"][0]["elements"] == ways["snippets"][0]["elements"] + 100
+        assert ways["loop"][0]["elements"] == ways["blocks"][0]["elements"] < 20
 
 
 @pytest.mark.server
