@@ -292,8 +292,8 @@ class Live(core.Live):
 
         As `flask.stream_template`: the template has `request`, `session` and `g`, `url_for` works, and the
         functions of `teardown_request` and `teardown_appcontext` run once, when it is through or its viewer
-        has left. It runs in a thread of its own (one of `max_loops`), and waits while its viewer has yet to
-        take 64 KB. Async generators may be given to any template.
+        has left. Behind its first piece it runs in a thread of its own (one of `max_loops`), and waits while its
+        viewer has yet to take 64 KB. Async generators may be given to any template.
 
         In the template ``{{ live_patch("#data", value) }}`` replaces what an element shows that is in the
         page already.
