@@ -86,13 +86,8 @@ def broken() -> Response:
     return live.page("page.html", fail(), rows=[])
 
 
-runs = itertools.count()
-
-
 @live.loop
 def result() -> Iterator[Any]:
-    if next(runs) == 0:
-        yield {"#head": "only in the first run"}
     for i in range(5):
         yield {"#count": f"step {i}"}
         live.sleep(0.02)
@@ -102,6 +97,22 @@ def result() -> Iterator[Any]:
 @app.get("/result")
 def show_result() -> Response:
     return live.page("page.html", result, rows=[])
+
+
+runs = itertools.count()
+
+
+@live.loop
+def restarted() -> Iterator[Any]:
+    if next(runs) == 0:
+        yield {"#head": "only in the first run"}
+        live.sleep(600)
+    yield {"#count": "finished"}
+
+
+@app.get("/restarted")
+def show_restarted() -> Response:
+    return live.page("page.html", restarted, rows=[])
 
 
 @app.post("/publish/<channel>")
@@ -120,7 +131,7 @@ def row(name: str) -> str:
 
 @app.post("/restart")
 def restart() -> str:
-    result.restart()
+    restarted.restart()
     return "ok"
 
 

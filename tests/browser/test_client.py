@@ -337,7 +337,7 @@ def test_a_login_that_has_expired_is_denied_and_not_asked_again(server: Server, 
 
 
 def test_restart_puts_back_what_the_page_was_served_with(server: Server, page: Page) -> None:
-    page.goto(server.url + "/result")
+    page.goto(server.url + "/restarted")
     page.wait_for_text("#head", "first run")
     post(server, "/restart")
     page.wait_for_status("ended")

@@ -282,7 +282,9 @@ class Inspector:
                 more = [p.get("value", p.get("description")) for p in logged.get("parameters", [])[1:]]
                 text = " ".join(str(part) for part in [logged.get("text", ""), *more])
                 level = LEVELS.get(logged["level"], "INFO")
-                self._latest = ConsoleEntry(level, logged["source"], text)
+                # Said of a request that its page has left, too, and whether or not a script has caught it.
+                source = "network" if text.startswith("Fetch API cannot load") else logged["source"]
+                self._latest = ConsoleEntry(level, source, text)
                 self._entries.append(self._latest)
             case "Console.messageRepeatCountUpdated" if self._latest is not None:
                 self._entries.append(self._latest)
