@@ -15,6 +15,7 @@ import pytest
 
 from afterload.wire.sse import Decoder, Event
 from tests.browser.driver import Page
+from tests.browser.test_hostile import SHOWN
 from tests.servers.process import Server, Servers
 from tests.servers.relay import Relay
 
@@ -220,6 +221,15 @@ def test_a_document_and_a_streamed_template_are_shown_while_they_load_and_do_not
         page.wait_for("document.readyState === 'complete'")
         assert page.text("#data") == last
         assert page.eval("document.body.querySelectorAll('*').length") == nodes
+
+
+def test_the_document_shows_its_progress_without_scripts(demo: Server, scriptless_page: Page) -> None:
+    scriptless_page.goto(demo.url + "/hello")
+    seen = f"(() => {{ {SHOWN} return [shown('data'), document.readyState] }})()"
+    scriptless_page.wait_for(f"{seen}[0] === 'l'")  # for two seconds
+    assert scriptless_page.eval(seen) == ["l", "loading"]
+    scriptless_page.wait_for(f"{seen}[1] === 'complete'")
+    assert scriptless_page.eval(seen) == ["o", "complete"]
 
 
 def test_a_document_that_is_cut_says_so(demo: Server, page: Page) -> None:
