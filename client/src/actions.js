@@ -9,7 +9,8 @@ const counted = (node) => isElement(node) || (node.nodeType === 3 && /\S/.test(n
 const add = (method, end) => (element, content, { keep }) => {
   const nodes = fragment(content);
   const ids = byId(nodes);
-  for (const [id, child] of byId(element)) if (ids.has(id)) child.remove();
+  // a list may have thousands of rows, and most that are added have no id
+  if (ids.size) for (const [id, child] of byId(element)) if (ids.has(id)) child.remove();
   element[method](nodes);
   if (!keep) return;
   let count = [...element.childNodes].filter(counted).length;

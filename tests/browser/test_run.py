@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,17 @@ def test_a_late_viewer_sees_what_an_early_one_saw(servers: Servers, open_page: C
         assert page.eval(
             "(l => l.scrollHeight - l.scrollTop - l.clientHeight < 2)(document.querySelector('#log'))"
         )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_end_is_shown_however_it_ends(servers: Servers, page: Page, number: signal.Signals) -> None:
+    server = start(servers, "--", "sh", "-c", "while :; do echo line; sleep 0.05; done")
+    page.goto(server.url)
+    page.wait_for_status("live")
+    page.wait_for("document.querySelector('#s1-0').textContent === 'line'")
+    server.stop(sig=number)
+    page.wait_for_status("failed")
+    assert page.text("#result").startswith(f"ended by {number.name} after ")
 
 
 def test_error_output_is_told_apart(servers: Servers, page: Page) -> None:

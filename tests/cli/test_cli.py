@@ -43,6 +43,11 @@ def test_alone_it_shows_its_help_and_fails(capsys: pytest.CaptureFixture[str]) -
         (["demo", "--port=-1"], "a port is a number from 0 to 65535, not '-1'"),
         (["demo", "--port", "9" * 5000], "a port is a number from 0 to 65535, not '999"),
         (["demo", "--port", "²"], "a port is a number from 0 to 65535, not '²'"),
+        (
+            ["run"],
+            "[options] [--] COMMAND [ARG]...\nafterload run: error: the following arguments are required: COMMAND\n",
+        ),
+        (["run", "--lines", "0", "true"], "lines are a number from 1 to 100000, not '0'"),
         (["demo", "--port", "٣"], "a port is a number from 0 to 65535, not '٣'"),
     ],
 )

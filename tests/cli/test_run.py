@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from afterload.cli.command import Output
+from afterload.cli.follow import BURST, RATE, Pace
 from afterload.wire.sse import Decoder, Event
 from tests.servers.process import wait_until
 
@@ -64,16 +66,22 @@ class Running:
         connection.close()
         return response.status, body, response.headers
 
-    def stream(self, path: str = "/", **headers: str) -> list[Event]:
-        """All that a viewer gets who comes now, until the end."""
+    def stream(
+        self, path: str = "/", then: Callable[[], object] = lambda: None, rows: int = 0, **headers: str
+    ) -> list[Event]:
+        """All that a viewer gets who comes now, until the end, or until that many rows.
+
+        `then` is called when the stream has begun.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         connection.request("GET", path, headers={"Accept": "text/event-stream", **headers})
         response = connection.getresponse()
         assert response.status == 200
         decoder, events = Decoder(), []
+        then()
         while data := response.read1(65536):
             events += decoder.feed(data)
-            if any(event.event == "end" for event in events):
+            if any(event.event == "end" for event in events) or 0 < rows <= count(events):
                 break
         connection.close()
         return events
@@ -81,6 +89,11 @@ class Running:
     def end(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)
         return self.process.wait(20)
+
+
+def count(events: list[Event]) -> int:
+    """Rows that were added."""
+    return sum(event.data.count('["append","#past"') for event in events)
 
 
 @pytest.fixture
@@ -153,6 +166,61 @@ def test_a_command_that_cannot_be_run_is_said(command: str, status: int) -> None
     assert done.stderr.count("\n") == 1
 
 
+CLOSE = (
+    "import os, sys, time; os.close(1); os.close(2); time.sleep(0.3); open(sys.argv[1], 'w').write('done')"
+)
+
+
+@pytest.mark.parametrize("mode", [[], ["--no-pty"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sh", "-c", 'echo hi; exec > "$1.log" 2>&1; sleep 0.3; echo log; printf done > "$1"', "sh"],
+        [sys.executable, "-c", CLOSE],
+    ],
+)
+def test_a_command_may_close_its_output_and_go_on(
+    mode: list[str], command: list[str], tmp_path: Path
+) -> None:
+    done = run(*mode, "--", *command, str(tmp_path / "reached"))
+    assert (done.returncode, (tmp_path / "reached").read_text()) == (0, "done"), done.stderr
+    assert "exit status 0 after" in done.stderr
+
+
+MANY = r"""
+import sys, threading
+from afterload.cli.command import Command, Output
+for command in (["true"], ["sleep", "0.01"], ["echo", "the end"], ["sh", "-c", "echo the end; exec >&- 2>&-"]):
+    for _ in range(100):
+        output, ended, status = Output(100), threading.Event(), []
+        started = Command(command, output, terminal=(80, 24), echo=False)
+        started.follow(lambda got: (status.append(got), ended.set()))
+        ended.wait()
+        text = b""
+        while (pieces := output.take(1000, 10)) is not None:
+            text += b"".join(piece.data for piece in pieces)
+        assert status == [0], (command, status)
+        assert text == (b"the end\r\n" if "the end" in str(command) else b""), (command, text)
+"""
+
+
+def test_no_command_is_hung_up_at_its_end_or_loses_its_last_output() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("mode", [[], ["--no-pty"]])
+def test_what_a_command_leaves_behind_does_not_keep_the_run_going(mode: list[str], tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = f"(while :; do echo still; sleep 0.02; done) & echo $! > {pid}; echo done; exit 4"
+    done = run(*mode, "--", "sh", "-c", script)
+    assert done.returncode == 4
+    assert "done\n" in done.stdout
+    wait_until(lambda: not alive(int(pid.read_text())), 10, "the end of what was left")
+
+
 def test_a_signal_that_ended_the_command_is_named() -> None:
     done = run("--", "sh", "-c", "kill -SEGV $$")
     assert done.returncode == 128 + signal.SIGSEGV
@@ -180,6 +248,17 @@ def test_a_command_that_ignores_all_but_the_last_is_killed(
     assert running.end() == 128 + signal.SIGKILL
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_watches_is_told_the_end_however_it_ends(
+    start: Callable[..., Running], number: signal.Signals
+) -> None:
+    running = start("--", "sh", "-c", "while :; do echo line; sleep 0.01; done")
+    events = running.stream(then=lambda: running.process.send_signal(number))
+    assert events[-1].event == "end"
+    assert f"ended by {number.name}" in events[-1].data
+    assert running.process.wait(20) == 128 + number
+
+
 def test_a_terminal_that_is_closed_ends_the_command(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     pid, terminal = pty.fork()
@@ -203,6 +282,43 @@ def test_who_comes_late_gets_the_last_lines_and_the_end(start: Callable[..., Run
     assert [event.event for event in events][-1] == "end"
     assert '"done"' in data
     assert running.end() == 0
+
+
+def test_a_burst_loses_nothing(start: Callable[..., Running]) -> None:
+    running = start("--", "seq", "1", "1900")
+    assert "exit status 0" in running.said()
+    data = "\n".join(event.data for event in running.stream())
+    assert [int(n) for n in re.findall(r'row\\">(\d+)\\u003c/div>', data)] == [*range(1, 1872)]
+    assert [n for n in range(1872, 1901) if f'","{n}"]' in data] == [*range(1872, 1901)]
+    assert "left out" not in data
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["yes"], ["--wait", "yes"], ["--no-pty", "yes"], ["base64", "-w", "0", "/dev/urandom"]],
+)
+def test_a_flood_is_brought_no_faster_than_a_page_can_take(
+    start: Callable[..., Running], arguments: list[str]
+) -> None:
+    began = time.monotonic()
+    running = start("--quiet", *arguments)
+    rows = count(running.stream(rows=1000))
+    # What one turn has beyond its due, long lines and the screen before a gap, is taken off the next.
+    assert 1000 <= rows <= BURST + RATE * (time.monotonic() - began) + 200
+
+
+def test_a_pace_is_kept_whatever_comes() -> None:
+    now, given = 0.0, 0
+    pace = Pace(lambda: now)
+    for turn in range(1000):
+        rows = max(1, pace.rows())
+        assert rows <= BURST
+        rows = rows * 2 if turn % 7 == 0 else rows
+        given += rows
+        now += pace.given(rows)
+        assert given <= BURST + RATE * now + 1
+    now += 10
+    assert pace.rows() == BURST
 
 
 def test_a_flood_neither_stops_nor_grows_and_what_is_left_out_is_said(start: Callable[..., Running]) -> None:
@@ -248,6 +364,17 @@ def test_what_is_left_out_is_counted() -> None:
     assert rest[-1].data == b"99\n"
 
 
+def test_at_the_end_as_many_lines_are_there_as_are_kept() -> None:
+    output = Output(2000)
+    for _ in range(20):
+        output.put(1, b"y\n" * 1365)
+    output.finish()
+    lines = 0
+    while (pieces := output.take(10_000, 300)) is not None:
+        lines += sum(piece.data.count(b"\n") for piece in pieces)
+    assert 2000 <= lines <= 2000 + 1365
+
+
 def test_another_name_for_this_machine_is_refused(start: Callable[..., Running]) -> None:
     running = start("--", "true")
     port = running.port
@@ -285,6 +412,11 @@ def test_the_policy_lets_nothing_inline_run(start: Callable[..., Running]) -> No
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert "<h1>echo &#39;&lt;b&gt;&#39;</h1>" in page
     assert "style=" not in page
+
+
+def test_a_script_of_several_lines_has_a_name_of_one(start: Callable[..., Running]) -> None:
+    _, page, _ = start("--", "sh", "-c", "\nfor n in 1 2\n\n  do\n\techo $n\n  done\n", "a  b").get()
+    assert "<h1>sh -c &#39;for n in 1 2 ↵ do ↵ echo $n ↵ done&#39; &#39;a  b&#39;</h1>" in page
 
 
 def test_a_bar_is_one_row_that_changes(start: Callable[..., Running]) -> None:

@@ -26,8 +26,10 @@ from dataclasses import dataclass
 
 _CHUNK = 16_384  # bytes; what is left out is left out in pieces of this size
 _BACKLOG = 1_048_576  # bytes that wait to be shown, at most
-# Seconds of silence after the command's end, where something it left behind has its output open.
-_AFTERWARDS = 0.5
+# Seconds of silence after the command's end, where something it left behind has its output open, and seconds after
+# which it is not listened to even if it goes on.
+_AFTERWARDS, _LATEST = 0.5, 3.0
+_PIPE_MOST = 1_048_576  # bytes that may be in a pipe, for who has no privileges
 
 
 @dataclass(slots=True)
@@ -66,7 +68,11 @@ class Output:
             self._pieces.append((stream, data, lines))
             self._bytes += len(data)
             self._lines += lines
-            while not (self._wait and self._open) and self._full() and len(self._pieces) > 1:
+            while (
+                not (self._wait and self._open)
+                and self._full(less=self._pieces[0][2])
+                and len(self._pieces) > 1
+            ):
                 _, gone, count = self._pieces.popleft()
                 self._bytes -= len(gone)
                 self._lines -= count
@@ -74,8 +80,13 @@ class Output:
                 self._left_lines += count
             self._changed.notify_all()
 
-    def _full(self) -> bool:
-        return self._bytes > _BACKLOG or self._lines > self._most
+    def _full(self, less: int = 0) -> bool:
+        return self._bytes > _BACKLOG or self._lines - less > self._most
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that is to be shown is here."""
+        return not self._open
 
     def hurry(self) -> None:
         """Nobody waits any more."""
@@ -168,6 +179,7 @@ class Command:
             assert self._process.stdout is not None
             assert self._process.stderr is not None
             self._files = {self._process.stdout.fileno(): 1, self._process.stderr.fileno(): 2}
+            self._theirs = -1
         else:
             columns, rows = terminal
             ours, theirs = pty.openpty()
@@ -188,12 +200,14 @@ class Command:
                     start_new_session=True,
                     preexec_fn=_take_terminal,  # no thread of ours has started yet
                 )
-            except OSError:
+            except (OSError, ValueError):
                 os.close(ours)
-                raise
-            finally:
                 os.close(theirs)
+                raise
             self._files = {ours: 1}
+            # A command may close its output and go on. The terminal that nobody has open would then be at its end, and
+            # closing ours would hang it up.
+            self._theirs = theirs
         self._exited = threading.Event()
         self._killed = False
         self._lock = threading.Lock()
@@ -218,6 +232,8 @@ class Command:
     def _await(self, reader: threading.Thread, ended: Callable[[int], None]) -> None:
         # Not reaped yet, the number of its process group cannot become another's.
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        if self._theirs >= 0:
+            os.close(self._theirs)
         self._exited.set()
         reader.join()
         self.signal(signal.SIGHUP)  # to what it left behind, as when a terminal is closed
@@ -230,22 +246,27 @@ class Command:
 
     def _read(self) -> None:
         files = dict(self._files)
-        quiet_since = 0.0
+        ended_at = quiet_since = 0.0
+        late = 0  # bytes read since the command's end
+        dry = False  # all that the command itself has written has been read
         poll = select.poll()
         for file in files:
             poll.register(file, select.POLLIN)
         while files:
-            ready = poll.poll(100)
-            if self._killed and self._exited.is_set():
-                break
-            if not ready and self._exited.is_set():
-                quiet_since = quiet_since or time.monotonic()
-                if time.monotonic() - quiet_since >= _AFTERWARDS:
+            exited = self._exited.is_set()
+            ready = poll.poll(0 if exited and not dry else 100)
+            if exited:
+                now = time.monotonic()
+                ended_at = ended_at or now
+                quiet_since = (quiet_since or now) if not ready else 0.0
+                dry = dry or not ready or late > _PIPE_MOST * len(files)
+                silent = quiet_since and now - quiet_since >= _AFTERWARDS
+                if self._killed or silent or (dry and now - ended_at >= _LATEST):
                     break
             for file, _ in ready:
-                quiet_since = 0.0
                 data = _read_some(file)
                 if data:
+                    late += len(data) if exited else 0
                     if self._echo:
                         self._pass_on(files[file], data)
                     self._output.put(files[file], data)
@@ -256,6 +277,7 @@ class Command:
             self._process.stdout.close()
             self._process.stderr.close()
         else:
+            self._exited.wait()
             for file in self._files:
                 os.close(file)
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import math
+import re
 import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flask import Flask, Response, abort, request
@@ -24,8 +26,12 @@ from .terminal import Terminal, colours
 
 CHANNEL = "output"
 _TURN = 0.1  # seconds from one publish to the next
-# Taken in one turn: what pyte and a page can do beside a command that wants the CPU.
-_BYTES, _LINES = 32_768, 300
+# Rows that a page is given at once after it had few, and rows a second where that goes on: nobody reads as fast, and a
+# page of 2,000 rows stays usable (at 3,000 a second it did not answer for seconds).
+BURST, RATE = 300, 300
+_ROW_BYTES = 200  # that are taken for each row; most need fewer, some are more than one row then
+_BYTES = 32_768  # taken in one turn: what pyte can do beside a command that wants the CPU
+_LINE_END = re.compile(r"\s*\n\s*")
 _ROW = Markup('<div class="row{}">{}</div>')
 _GAP = Markup('<div class="gap">{} left out here</div>')
 _POLICY = (
@@ -40,6 +46,32 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+class Pace:
+    """How many rows a page is given: a burst at once, and for good no more than a reader's browser can take.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = clock()
+        self._rows = float(BURST)
+
+    def rows(self) -> int:
+        """Rows that may be given now; less than 1 where a page was given more than it should have been."""
+        now = self._clock()
+        self._rows = min(BURST, self._rows + (now - self._at) * RATE)
+        self._at = now
+        return math.floor(self._rows)
+
+    def given(self, rows: int) -> float:
+        """Says how many were given; returns the seconds until some may be given again."""
+        # Form feeds and the like can make thousands of rows of few bytes; they do not stop the page for minutes.
+        self._rows = max(self._rows - rows, -RATE)
+        return max(_TURN, (1 - self._rows) / RATE)
 
 
 class Show:
@@ -66,7 +98,7 @@ class Show:
         port: int,
         token: str | None,
     ) -> None:
-        self.name = shlex.join(arguments)
+        self.name = _name(arguments)
         self._keep = lines
         self._left_bytes = self._left_lines = 0
         if rows:
@@ -112,11 +144,17 @@ class Show:
         return said
 
     def _publish(self, output: Output) -> None:
+        pace = Pace()
         try:
-            while (pieces := output.take(_BYTES, _LINES)) is not None:
+            while True:
+                # At the end what is left is bounded, and waited for.
+                rows = max(BURST, self._keep // 10) if output.finished else max(1, pace.rows())
+                pieces = output.take(min(_BYTES, rows * _ROW_BYTES), rows)
+                if pieces is None:
+                    break
                 began = time.monotonic()
-                self._show(pieces)
-                time.sleep(max(0.0, _TURN - (time.monotonic() - began)))
+                wait = pace.given(self._show(pieces))
+                time.sleep(max(0.0, (_TURN if output.finished else wait) - (time.monotonic() - began)))
             final = [
                 _ROW.format("" if stream == 1 else " err", row)
                 for stream, terminal in self._terminals.items()
@@ -127,7 +165,7 @@ class Show:
             output.finish()  # where this failed, the command must not wait for it
             self._over.set()
 
-    def _show(self, pieces: list[Piece]) -> None:
+    def _show(self, pieces: list[Piece]) -> int:
         final: list[Markup] = []
         for piece in pieces:
             if piece.left_bytes:
@@ -139,6 +177,7 @@ class Show:
             else:
                 final += self._rows(piece.stream, self._terminals[piece.stream].feed(piece.data))
         self._send(final)
+        return len(final)
 
     def _rows(self, stream: int, rows: list[Markup]) -> Iterator[Markup]:
         return (_ROW.format("" if stream == 1 else " err", row) for row in rows)
@@ -218,6 +257,11 @@ def _amount(size: int, lines: int) -> str:
         number /= 1000
     shown = f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
     return f"{lines:,} lines ({shown})"
+
+
+def _name(arguments: Sequence[str]) -> str:
+    """The command on one line: a script that is an argument may have several."""
+    return shlex.join(_LINE_END.sub(" ↵ ", one.strip()) if "\n" in one else one for one in arguments)
 
 
 def _clean(name: str) -> str:

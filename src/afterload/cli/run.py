@@ -17,13 +17,14 @@ from .serve import CannotListenError, add_address, in_url, listen, server_on
 PORT = 23424
 _COLUMNS, _ROWS = 100, 30
 _PATIENCE = 3.0  # seconds that the command has to end after each signal
-_FAREWELL = 2.0  # seconds that viewers have to take the end
+_FAREWELL = 1.5  # seconds that viewers have to take the end
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command to the parser."""
     parser = commands.add_parser(
         "run",
+        usage="%(prog)s [options] [--] COMMAND [ARG]...",
         help="run a command and serve a page that follows its output",
         description="Runs a command on a terminal of its own and serves a page that follows its output, which is "
         "written here too. When the command has ended, the page stays until Ctrl-C; the exit status is the command's.",
@@ -48,7 +49,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="do not write the output here too")
     parser.add_argument("--exit", action="store_true", help="end with the command, once viewers have the end")
     parser.add_argument("command", metavar="COMMAND", help="what to run; put -- before it")
-    parser.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER, help="its arguments")
+    rest = parser.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER, help="its arguments")
+    rest.required = False  # there may be none, and who forgets the command is not to be asked for them
     parser.set_defaults(run=run)
 
 
@@ -72,7 +74,7 @@ def run(chosen: argparse.Namespace) -> int:
             print("afterload run needs Flask and pyte: pip install 'afterload[run]'", file=sys.stderr)
             return 1
     from .command import Command, Output
-    from .follow import Show, is_loopback
+    from .follow import CHANNEL, Show, is_loopback
 
     try:
         listener = listen(chosen.host, chosen.port)
@@ -120,7 +122,7 @@ def run(chosen: argparse.Namespace) -> int:
         else:
             _say(said)
         deadline = time.monotonic() + _FAREWELL
-        while chosen.exit and show.live.viewers("output") and time.monotonic() < deadline:
+        while show.live.viewers(CHANNEL) and time.monotonic() < deadline:
             time.sleep(0.02)
         show.live.close(timeout=0.8)
         server.shutdown()
