@@ -105,10 +105,10 @@ def show_hostile(wire: str) -> Response:
         raise ValueError(BAD[0])
 
     if wire == "document":
-        return live.document("hostile.html", say(), into="#message", elements=ELEMENTS)
+        return live.document("hostile.html", say(), into="#message", elements=ELEMENTS, follow=live.updates)
     if wire == "template":
         return live.stream_template("hostile_template.html", patches=made, elements=ELEMENTS, fail=fail)
-    return live.page("hostile_page.html", say(), into="#message", elements=ELEMENTS)
+    return live.page("hostile.html", say(), into="#message", elements=ELEMENTS, follow=live.client)
 
 
 def fail() -> None:
@@ -161,26 +161,21 @@ def news() -> str:
     return live.publish("news", text("#head", request.get_data(as_text=True)))
 
 
-@app.get("/watched")
-def watched() -> Response:
-    """What `failing` is, but its page says by itself how it ends."""
-
-    def say() -> Iterator[Any]:
-        yield {"#head": "before"}
-        wait()
-        raise ValueError("a secret")
-
-    return live.document("watched.html", say())
+def fail_when_told() -> Iterator[Any]:
+    yield {"#head": "before"}
+    wait()
+    raise ValueError("a secret")
 
 
 @app.get("/failing")
 def failing() -> Response:
-    def say() -> Iterator[Any]:
-        yield {"#head": "before"}
-        wait()
-        raise ValueError("a secret")
+    return live.document("steps.html", fail_when_told())
 
-    return live.document("steps.html", say())
+
+@app.get("/watched")
+def watched() -> Response:
+    """The same, but its page says by itself how it ends."""
+    return live.document("watched.html", fail_when_told())
 
 
 @app.get("/strict")
