@@ -346,10 +346,7 @@ class Live:
             known = head.epoch == log.epoch  # else the hub has ended meanwhile
             at = head.offset if known else None
             follow = Follow(log, page.channels, at=at, rendered=known, hold=hold, shown=shown.shared())
-            try:
-                opening += shown.part(self.hub.connect(page.channels, at, rendered=known).steps, now=True)
-            except Exception:  # an extra; the rest of the page is right without it
-                logger.exception("afterload: an error in what is shown without scripts; it goes on")
+            opening += self.hub.first_part(shown, page.channels, at, rendered=known)
             if not any(name in self._definitions for name in page.channels):
                 opening += shown.again()  # such a page has no end
         return replace(follow, into=page.into, wire=document, opening=opening, ending=ending)

@@ -208,7 +208,7 @@ class Fanout:
         data = follow.head + follow.opening + self._hello(follow, answer) + self._encode(group, answer, key)
         if (shown := group.shown) is not None:
             first = len(group) == 1
-            data += self._shown(lambda: shown.part(answer.steps, now=True) if first else shown.joined())
+            data += self.guarded(lambda: shown.part(answer.steps, now=True) if first else shown.joined())
         if not follow.hold and not answer.finished:
             data += wire.bye(jittered(self.settings.short_retry))
             if follow.shown is not None:
@@ -308,13 +308,13 @@ class Fanout:
         """What a group's pages are to show where scripts do not run; who does not get it now is noted."""
         assert group.shown is not None
         shown = group.shown
-        data = self._shown(lambda: shown.part(steps, now))
+        data = self.guarded(lambda: shown.part(steps, now))
         if data:
             shown.missed |= group.behind | group.waiting
         return data
 
-    def _shown(self, say: Callable[[], bytes]) -> bytes:
-        """It is an extra, and a failure there must not cost anybody what else there is."""
+    def guarded(self, say: Callable[[], bytes]) -> bytes:
+        """What is shown without scripts: an extra, so a failure there must not cost anybody what else there is."""
         try:
             return say()
         except Exception:
@@ -429,7 +429,7 @@ class Fanout:
             data = self._encode(group, answer)
         if group.shown is not None and viewer in group.shown.missed:
             group.shown.missed.discard(viewer)
-            data += self._shown(group.shown.whole)
+            data += self.guarded(group.shown.whole)
         if data:
             self._write(viewer, data)
         elif viewer.closing:

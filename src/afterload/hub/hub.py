@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..log import Answer, Log
+from ..log import Log
+from ..noscript import Shown
 from ..patch import Patch
 from ..pipe import Pipe
 from ..settings import Settings
@@ -131,10 +132,11 @@ class Hub:
         with self._lock:
             return log.at_end(names, at)
 
-    def connect(self, names: Sequence[str], at: int | None, *, rendered: bool) -> Answer:
-        """What a viewer that connects now would get first; see `Log.connect`."""
+    def first_part(self, shown: Shown, names: Sequence[str], at: int | None, *, rendered: bool) -> bytes:
+        """What a page that connects now shows without scripts; see `Log.connect`."""
         with self._lock:
-            return self.log.connect(names, at, rendered=rendered)
+            steps = self.log.connect(names, at, rendered=rendered).steps
+        return self.fanout.guarded(lambda: shown.part(steps, now=True))
 
     def write(self, name: str, data: bytes, pipe: Pipe) -> None:
         """Adds a piece to a pipe."""
