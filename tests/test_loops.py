@@ -18,9 +18,9 @@ from afterload import LoopError, loops
 from afterload.hub.thread import HubThread
 from afterload.hub.viewer import Follow
 from afterload.live import Live
-from afterload.log import Log
-from afterload.loops import Loops
-from afterload.runs import FAILED, PRIVATE, sleep
+from afterload.log import PRIVATE, Log
+from afterload.loops import Loops, SharedLoop
+from afterload.runs import FAILED, sleep
 from afterload.settings import Settings
 from afterload.wire.sse import Decoder, Event
 
@@ -66,7 +66,8 @@ class World:
         self.viewers: list[Viewer] = []
         self.contexts = 0
         self.inside = threading.local()
-        self.loops = Loops(self.thread.hub, self.settings, self.context)
+        self.definitions: dict[str, SharedLoop] = {}
+        self.loops = Loops(self.thread.hub, self.settings, self.context, self.definitions)
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -74,6 +75,15 @@ class World:
         self.inside.now = True
         yield
         self.inside.now = False
+
+    def ensure(self, loop: SharedLoop) -> None:
+        if loop.name not in self.definitions:
+            self.definitions[loop.name] = loop
+            self.loops.define(loop)
+        self.loops.ensure(loop.name)
+
+    def restart(self, loop: SharedLoop) -> None:
+        self.thread.hub.restart(loop.name)
 
     def private(self, source: Any, away: str = "pause") -> Log:
         return self.loops.start_private(source, "test", away)
@@ -229,7 +239,7 @@ def test_a_private_loop_whose_viewer_does_not_come_back_is_closed(world: World) 
 
 
 def test_a_loop_whose_viewer_never_came_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "_FIRST", 0.05)
+    monkeypatch.setattr(loops, "FIRST", 0.05)
     world.private(iter(itertools_yield()))
     until(lambda: world.loops.running == 0)
 
@@ -269,7 +279,7 @@ def test_close_ends_a_loop_at_once_also_inside_sleep(make: Callable[..., World])
     log = world.private(loop())
     viewer = Viewer(world, log, PRIVATE)
     viewer.next()
-    world.loops.close_private(log.epoch)
+    world.loops.leave(log.epoch)
     assert closed.wait(5)
     viewer.close()
 
@@ -393,9 +403,9 @@ def test_a_loop_that_gets_no_thread_is_refused_and_leaves_nothing_behind(
         with pytest.raises(LoopError, match="no thread for a loop"):
             world.private(ticks() if kind == "task" else iter_of({"#n": 1}))
         with pytest.raises(LoopError, match="no thread for a loop"):
-            world.loops.ensure(shared)
+            world.ensure(shared)
     assert world.loops.running == 0
-    world.loops.ensure(shared)
+    world.ensure(shared)
     viewer = Viewer(world, world.thread.hub.log, "shared", at=None)
     assert (event := viewer.next())
     assert '["text","#n","1"]' in event.data  # alone, or in the snapshot
@@ -434,7 +444,7 @@ def test_an_async_loop_is_cancelled_where_it_awaits(make: Callable[..., World]) 
     log = world.private(loop())
     viewer = Viewer(world, log, PRIVATE)
     viewer.next()
-    world.loops.close_private(log.epoch)
+    world.loops.leave(log.epoch)
     assert closed.wait(5)
     until(lambda: world.loops.running == 0)
     viewer.close()
@@ -459,8 +469,8 @@ def test_live_sleep_in_an_async_loop_is_an_error_that_says_what_to_use(
 
 def shared(world: World, function: Callable[[], Any], **options: Any) -> Any:
     live = Live(world.settings)
-    live._thread, live._loops = world.thread, world.loops
-    return live.loop(**options)(function)
+    made = live.loop(**options)(function)
+    return SharedLoop(function, made.name, made.linger, world)
 
 
 def test_a_shared_loop_runs_once_and_stops_after_its_last_viewer(world: World) -> None:
@@ -479,7 +489,7 @@ def test_a_shared_loop_runs_once_and_stops_after_its_last_viewer(world: World) -
     log = world.thread.hub.log
     viewers = []
     for _ in range(3):
-        world.loops.ensure(loop)
+        world.ensure(loop)
         viewers.append(Viewer(world, log, "clock", at=None))
     for viewer in viewers:
         assert viewer.next() is not None
@@ -489,7 +499,7 @@ def test_a_shared_loop_runs_once_and_stops_after_its_last_viewer(world: World) -
     until(lambda: world.loops.running == 0)
     assert len(ends) == 1
 
-    world.loops.ensure(loop)
+    world.ensure(loop)
     late = Viewer(world, log, "clock", at=None)
     assert late.next() is not None
     assert len(starts) == 2
@@ -504,10 +514,10 @@ def test_a_finished_shared_loop_is_remembered_and_not_run_again(world: World) ->
         yield {"#result": 42}
 
     loop = shared(world, work)
-    world.loops.ensure(loop)
+    world.ensure(loop)
     until(lambda: world.loops.running == 0)
     for _ in range(2):
-        world.loops.ensure(loop)
+        world.ensure(loop)
         viewer = Viewer(world, world.thread.hub.log, "work", at=None)
         events = list(iter(viewer.next, None))
         assert [e.event for e in events] == ["snapshot", "end"]
@@ -536,9 +546,9 @@ def test_a_loop_that_has_ended_is_not_run_again_while_its_failure_is_still_told_
         assert go_on.wait(5)
 
     world.loops.handlers.append(slow)
-    world.loops.ensure(work)
+    world.ensure(work)
     assert told.wait(5)
-    world.loops.ensure(work)
+    world.ensure(work)
     go_on.set()
     until(lambda: world.loops.running == 0)
     assert runs == [1]
@@ -555,9 +565,9 @@ def test_a_failed_shared_loop_starts_again_after_a_while(make: Callable[..., Wor
         yield {"#ok": 1}
 
     loop = shared(world, work)
-    world.loops.ensure(loop)
+    world.ensure(loop)
     until(lambda: world.loops.running == 0)
-    until(lambda: world.loops.ensure(loop) or len(starts) == 2)
+    until(lambda: world.ensure(loop) or len(starts) == 2)
 
 
 def test_restart_begins_anew_and_open_pages_start_from_what_they_were_served_with(world: World) -> None:
@@ -566,7 +576,7 @@ def test_restart_begins_anew_and_open_pages_start_from_what_they_were_served_wit
         sleep(30)
 
     loop = shared(world, work)
-    world.loops.ensure(loop)
+    world.ensure(loop)
     viewer = Viewer(world, world.thread.hub.log, "work", at=None)
     first = viewer.next()
     assert first is not None
@@ -589,7 +599,7 @@ def test_a_run_that_was_told_to_stop_publishes_nothing_more(world: World) -> Non
         yield {"#n": "too late"}
 
     loop = shared(world, work)
-    world.loops.ensure(loop)
+    world.ensure(loop)
     log = world.thread.hub.log
     until(lambda: log.head >= 1)
     loop.restart()

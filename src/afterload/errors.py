@@ -7,10 +7,11 @@
      ├── PositionError   (ValueError)    a text is no position
      ├── WireError       (ValueError)    something cannot be put on a wire
      ├── SettingError    (ValueError)    a setting is unknown or out of range
-     └── LoopError       (RuntimeError)  something cannot be followed, or a loop cannot be run
+     ├── LoopError       (RuntimeError)  something cannot be followed, or a loop cannot be run
+ └── HubError        (RuntimeError)  the hub of another process cannot be reached, or does not answer
 
-All stand for a mistake in the program that uses afterload. What a client sends never raises out of it: it is
-answered.
+All but the last stand for a mistake in the program that uses afterload. What a client sends never raises out of it:
+it is answered.
 """
 
 from __future__ import annotations
@@ -77,3 +78,17 @@ class SettingError(AfterloadError, ValueError):
 
 class LoopError(AfterloadError, RuntimeError):
     """Something cannot be followed, or a loop cannot be run."""
+
+
+class HubError(AfterloadError, RuntimeError):
+    """The hub of another process cannot be reached, does not answer in time, or refuses this one.
+
+    What was to be published may be with the hub or not, where it is said that it did not answer.
+
+    Attributes:
+        namespace: the hub's.
+    """
+
+    def __init__(self, message: str, *, namespace: str = "") -> None:
+        super().__init__(message)
+        self.namespace = namespace

@@ -1,7 +1,8 @@
 """The extension without a framework: channels, loops, and what a stream request gets.
 
-`Live` owns a process's hub and loops. An adapter (`afterload.flask`) has `follow` check what a view's page
-follows, turns the request into a `negotiate.Request`, and for a stream asks `is_over`, and then `connect`.
+`Live` owns a process's hub and loops, and knows which hub has the shared channels (`afterload.hub.meeting`). An adapter
+(`afterload.flask`) has `follow` check what a view's page follows, turns the request into a `negotiate.Request`, and for
+a stream asks `is_over`, and then `connect`.
 """
 
 from __future__ import annotations
@@ -10,26 +11,31 @@ import atexit
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, overload
 
-from .errors import LoopError, PatchError
+from . import handover
+from .errors import HubError, LoopError, PatchError
+from .hub.client import Client
 from .hub.hub import Hub
+from .hub.meeting import Meeting, new_member
 from .hub.thread import HubThread
 from .hub.viewer import Follow
+from .log import PRIVATE, wrong_name
 from .loops import Loops, SharedLoop
 from .negotiate import Request
 from .noscript import Shown
-from .page import Page, page_of, wrong_name
+from .page import Page, page_of
 from .patch import patches
 from .position import Position
-from .runs import PRIVATE, Source, Stopped, sleep
+from .runs import Source, Stopped, sleep
 from .settings import Settings, checked
 from .values import short
 from .wire import document
@@ -38,7 +44,9 @@ from .wire import text as plain
 logger = logging.getLogger("afterload")
 
 _SELDOM = 60.0  # seconds between two log records of the same trouble
-# Begins the epoch of a position that says: this page knows that its loop is lost. Keys of loops have no "~".
+_LOOKS = 0.05  # seconds between two looks at whether the server has loaded the app
+_LOOK = 0.5  # seconds between two looks at whether the server is ending
+# Begins the epoch of a position that says: this page knows that its loop is lost. No key of a loop begins so.
 _LOST = "~lost-"
 
 
@@ -98,7 +106,9 @@ class Live:
         self._lock = threading.Lock()
         self._thread: HubThread | None = None
         self._loops: Loops | None = None
+        self._meeting: Meeting | None = None
         self._closing = False
+        self._looked_after: HubThread | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         _lives.add(self)
 
@@ -114,6 +124,18 @@ class Live:
         assert self._loops is not None
         return self._loops
 
+    @property
+    def meeting(self) -> Meeting:
+        """Where the shared channels are; made together with `hub`."""
+        self._alive()
+        assert self._meeting is not None
+        return self._meeting
+
+    @property
+    def namespace(self) -> str:
+        """Whose channels these are; "" for nobody's but this process's."""
+        return self.settings.namespace
+
     def _alive(self) -> HubThread:
         thread = self._thread
         if thread is None or not (thread.usable or self._closing):
@@ -127,16 +149,78 @@ class Live:
         thread = HubThread(self.settings)
         # Weak: a running hub must not keep an app that is dropped, as by tests that make one each.
         step_context = weakref.WeakMethod(self.step_context)
-        loops = Loops(thread.hub, self.settings, lambda: _called(step_context))
+        member = new_member()
+        refused = weakref.WeakMethod(self._full)
+        loops = Loops(
+            thread.hub,
+            self.settings,
+            lambda: _called(step_context),
+            self._definitions,
+            member,
+            lambda name, error: _tell(refused, name, error),
+        )
         loops.handlers = self._handlers
+        for loop in self._definitions.values():
+            loops.define(loop)
+        meeting = Meeting(thread, self.settings, self.namespace, member, loops)
         if self._finalizer is not None:
             self._finalizer.detach()  # that life is over, and not to be remembered
-        self._finalizer = weakref.finalize(self, _dropped, thread, loops)
+        self._finalizer = weakref.finalize(self, _dropped, thread, loops, meeting)
         self._finalizer.atexit = False  # at exit the thread sees to itself
         # In this order: who sees the new hub must not be given the loops of the one before.
         self._loops = loops
+        self._meeting = meeting
         self._thread = thread
         return thread
+
+    def serve(self, several: bool) -> None:
+        """This process answers requests, so it finds its hub; called for each request, before anything else.
+
+        Args:
+            several: the server runs several processes, or will end this one before long.
+        """
+        meeting = self.meeting
+        if not meeting.is_serving:
+            meeting.serve(several)
+            self._look_after()
+
+    def attend(self) -> None:
+        """Finds the hub before the first request, where this process is known to be one that will answer some.
+
+        Pages that are open send no requests when a server is started anew, and their loops are to run.
+        """
+        several = handover.worker()
+        if several is not None or handover.is_forking():
+            if several is not None:
+                self.meeting.expect(several)
+            threading.Thread(
+                target=_attend, args=(weakref.ref(self),), name="afterload-attend", daemon=True
+            ).start()
+
+    def _is_ready(self) -> bool:
+        """Whether there is an app."""
+        return True
+
+    def _look_after(self) -> None:
+        """Looks, from now on, whether the server ends: what it would take along is said good-bye to in time.
+
+        A gunicorn worker that was told to end answers what it has begun, for up to `graceful_timeout`. The next
+        one works already, and what is published there would not reach viewers that stay here.
+        """
+        if handover.stopping() is None or self._looked_after is self._thread:
+            return
+        self._looked_after = self._thread
+        hub, meeting = self.hub, self.meeting
+
+        def look() -> None:
+            if handover.stopping():
+                hub.say_bye()
+                # not here: it may have to wait, and the poller must not
+                threading.Thread(target=meeting.leave, name="afterload-leave", daemon=True).start()
+            else:
+                hub.later(_LOOK, look)
+
+        hub.later(_LOOK, look)
 
     def step_context(self) -> AbstractContextManager[Any]:
         """The context each step of a loop runs in; an adapter gives its own."""
@@ -152,12 +236,16 @@ class Live:
             channel: the channel's name, 1 to 200 characters; or a ``@live.loop``, for the channel it writes.
             *things: patches, dicts of target to new text, plain strings, or lists of these.
 
+        Where another process is the hub, it returns when that one has the entry. In a process that answers no
+        requests (a cron job, a worker), it reaches the pages of the app that runs; where none does, nobody.
+
         Returns:
             The position of the new entry.
 
         Raises:
             PatchError: something is no patch (the error names it), there is nothing to publish, or the
                 channel's name is none. Then nothing of it is published.
+            HubError: the hub has not answered for `publish_timeout` seconds, or refuses this process.
 
         Example:
             >>> live = Live()
@@ -169,8 +257,7 @@ class Live:
         entry = patches(*things)
         if not entry:
             raise PatchError(f"there is nothing to publish to {name!r}")
-        hub = self.hub
-        return str(Position(hub.log.epoch, hub.publish(name, entry)))
+        return str(Position(*self.meeting.publish(name, entry)))
 
     @overload
     def loop(self, function: Callable[[], Source]) -> SharedLoop: ...
@@ -228,7 +315,10 @@ class Live:
                 "name this one: @live.loop(name=...)"
             )
         # What runs it must not keep this object, and whoever was given it must.
-        self._definitions[name] = SharedLoop(function, name, linger, weakref.proxy(self))
+        loop = self._definitions[name] = SharedLoop(function, name, linger, weakref.proxy(self))
+        if self._thread is not None and self._thread.usable:
+            self.loops.define(loop)
+            self.meeting.offer(*self.loops.offered()[-1])
         return SharedLoop(function, name, linger, self)
 
     def on_error(self, handler: Callable[[str, BaseException], None]) -> Callable[[str, BaseException], None]:
@@ -247,12 +337,32 @@ class Live:
         return handler
 
     def viewers(self, channel: str | SharedLoop) -> int:
-        """How many pages follow a channel now."""
-        return self.hub.viewers(channel.name if isinstance(channel, SharedLoop) else channel)
+        """How many pages follow a channel now.
+
+        Raises:
+            HubError: as of `publish`.
+        """
+        name = channel.name if isinstance(channel, SharedLoop) else channel
+        return self.meeting.with_hub(lambda shared: shared.viewers(name))
 
     def stats(self) -> dict[str, Any]:
-        """Numbers of this process: viewers, loops, channels, and counters since its start."""
-        return {**self.hub.stats(), "loops": self.loops.running}
+        """Numbers of the hub: viewers, channels, who runs which loop, and counters since its start.
+
+        ``own`` has those of this process, where another one is the hub: its private loops' viewers, and what it has
+        handed over. ``loops`` are those that run in this process.
+
+        Raises:
+            HubError: as of `publish`.
+        """
+        stats = self.meeting.with_hub(lambda shared: shared.stats())
+        own = self.hub.stats()
+        if own["epoch"] != stats["epoch"]:
+            stats["own"] = own
+        return {**stats, "loops": self.loops.running}
+
+    def restart(self, loop: SharedLoop) -> None:
+        """See `SharedLoop.restart`."""
+        self.meeting.with_hub(lambda shared: shared.restart(loop.name))
 
     def close(self, timeout: float = 1.0) -> None:
         """Ends all loops and says `bye` to every viewer, as at the end of the process.
@@ -266,10 +376,15 @@ class Live:
         if thread is None or loops is None or not thread.usable:
             return
         deadline = time.monotonic() + timeout
+        meeting = self._meeting
         self._closing = True  # a loop that publishes meanwhile must not begin a new life
         try:
+            if meeting is not None:
+                meeting.leave()
             thread.close(timeout / 2)
             loops.close(deadline - time.monotonic())
+            if meeting is not None:
+                meeting.close()
         finally:
             self._closing = False
 
@@ -292,32 +407,57 @@ class Live:
         if page.source is not None:
             if position.epoch.startswith(_LOST):
                 return not page.restart
-            return self.loops.private_at_end(position.epoch, position.offset)
-        hub = self.hub
-        return position.epoch == hub.log.epoch and hub.at_end(hub.log, page.channels, position.offset)
+            end = self._private_end(position.epoch, page.label)
+            return end is not None and 0 < end <= position.offset
+        shared = self.meeting.shared
+        if position.epoch != shared.epoch:
+            return False
+        try:
+            return shared.at_end(page.channels, position.offset)
+        except HubError:
+            return False  # the hub will say so, when there is one
 
     def leave(self, position: Position | None) -> None:
         """A page says that it will not come back: its own loop, if it has one, is ended."""
-        if position is not None:
-            self.loops.close_private(position.epoch)
+        if position is None:
+            return
+        self.loops.leave(position.epoch)
+        elsewhere = self._elsewhere(position.epoch)
+        if elsewhere is not None:
+            try:
+                elsewhere.forward(_member_of(position.epoch), position.epoch)
+            except HubError:
+                pass  # it ends when its viewer does not come back
+
+    def _elsewhere(self, key: str) -> Client | None:
+        """The hub that knows the process of a private loop, if that is not this one."""
+        member = _member_of(key)
+        shared = self.meeting.shared
+        if not member or member == self.meeting.member or not isinstance(shared, Client) or shared.is_gone:
+            return None
+        return shared
+
+    def _private_end(self, key: str, label: str) -> int | None:
+        """Where a private loop ends, of whichever process: 0 while it goes on, None if nobody knows it."""
+        elsewhere = self._elsewhere(key)
+        if elsewhere is None:
+            return self.loops.private_end(key)
+        try:
+            return elsewhere.ask(_member_of(key), key, label)
+        except HubError:
+            return None
 
     def connect(self, page: Page, request: Request) -> Follow:
         """Starts what the page follows, and says how its viewer is to be served."""
         if page.source is not None:
             return self._connect_private(page, page.source, request)
-        hold = self._ensure(page.channels)
-        hub = self.hub
-        position = request.position
-        known = position is not None and position.epoch == hub.log.epoch
         return Follow(
-            hub.log,
+            None,
             page.channels,
-            at=position.offset if known and position else None,
-            rendered=known and position is not None and position.rendered,
-            foreign=request.bad_position or (position is not None and not known),
-            position=str(position or "0"),
+            position=str(request.position or "0"),
+            foreign=request.bad_position,
             into=page.into,
-            hold=hold,
+            hold=self._ensure(page.channels),
         )
 
     def connect_document(
@@ -342,14 +482,34 @@ class Live:
             follow = Follow(run.log, (PRIVATE,), at=0, shown=shown, begin=partial(self.loops.begin, run))
         else:
             hold = self._ensure(page.channels)
-            log = self.hub.log
-            known = head.epoch == log.epoch  # else the hub has ended meanwhile
-            at = head.offset if known else None
-            follow = Follow(log, page.channels, at=at, rendered=known, hold=hold, shown=shown.shared())
-            opening += self.hub.first_part(shown, page.channels, at, rendered=known)
+            follow = Follow(None, page.channels, position=str(head), hold=hold, shown=shown.shared())
+            opening += self._first_part(page, head, shown)
             if not any(name in self._definitions for name in page.channels):
                 opening += shown.again()  # such a page has no end
         return replace(follow, into=page.into, wire=document, opening=opening, ending=ending)
+
+    def _first_part(self, page: Page, head: Position, shown: Shown) -> bytes:
+        """What a page that connects now shows without scripts."""
+        shared = self.meeting.shared
+        known = head.epoch == shared.epoch  # else the hub has ended meanwhile
+        try:
+            steps = shared.answer(page.channels, head.offset if known else None, rendered=known)
+        except HubError:
+            return b""
+        return self.hub.fanout.guarded(lambda: shown.part(steps, now=True))
+
+    def adopt(self, sock: socket.socket, follow: Follow) -> None:
+        """Gives a connected socket to the hub that is to serve it, for good.
+
+        Raises:
+            HubError: there is none that takes it; then it is the caller's as before.
+        """
+        if isinstance(follow, Elsewhere):
+            follow.relay(sock)
+        elif follow.log is None:
+            self.meeting.with_hub(lambda shared: shared.adopt(sock, follow))
+        else:
+            self.hub.adopt(sock, follow)
 
     def connect_text(self, source: Iterator[str], label: str) -> Follow:
         """The same for a response whose text a generator writes.
@@ -371,16 +531,19 @@ class Live:
             raise NoRoom from error
 
     def _ensure(self, names: tuple[str, ...]) -> bool:
-        """Starts those of the channels that a shared loop writes; whether all of them run."""
+        """Starts those of the channels that a shared loop writes; whether all of them run.
+
+        Where another process is the hub, it sees to that when the viewer is there.
+        """
+        if self.meeting.shared is not self.hub:
+            return True
         running = True
         for name in names:
-            loop = self._definitions.get(name)
-            if loop is not None:
+            if name in self._definitions:
                 try:
-                    self.loops.ensure(loop)
-                except LoopError as error:
-                    self._full(name, error)
-                    running = False
+                    self.loops.ensure(name)
+                except LoopError:
+                    running = False  # said already
         return running
 
     def _connect_private(self, page: Page, source: Source, request: Request) -> Follow:
@@ -390,6 +553,14 @@ class Live:
             if log is not None:
                 page.close()
                 return Follow(log, channels, at=position.offset, position=str(position), into=page.into)
+            elsewhere = self._elsewhere(position.epoch)
+            if elsewhere is not None and self._private_end(position.epoch, page.label) is not None:
+                page.close()
+                log = self.hub.new_log(position.epoch)
+                return Elsewhere(
+                    log, channels, at=position.offset, position=str(position), into=page.into, client=elsewhere,
+                    label=page.label,
+                )  # fmt: skip
         foreign = position is not None or request.bad_position
         if foreign and not page.restart:
             page.close()
@@ -431,6 +602,44 @@ class Live:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere(Follow):
+    """What the viewer of a private loop asks for that another process runs.
+
+    Attributes:
+        client: the hub that knows that process.
+        label: the loop's name.
+    """
+
+    client: Client | None = None
+    label: str = ""
+
+    def relay(self, sock: socket.socket) -> None:
+        """Passes the viewer on.
+
+        Raises:
+            HubError: it could not be.
+        """
+        assert self.client is not None
+        assert self.log is not None
+        said = {
+            "key": self.log.epoch,
+            "label": self.label,
+            "at": self.at,
+            "position": self.position,
+            "into": self.into,
+            "hold": self.hold,
+            "head": self.head.decode("latin-1"),
+            "address": self.address,
+        }
+        self.client.relay(sock, _member_of(self.log.epoch), said)
+
+
+def _member_of(key: str) -> str:
+    """The process that runs the private loop of that key."""
+    return key.partition("~")[2]
+
+
 def _unique() -> str:
     return secrets.token_urlsafe(6)
 
@@ -442,8 +651,15 @@ def _called(reference: weakref.WeakMethod[Callable[[], AbstractContextManager[An
     return method()
 
 
-def _dropped(thread: HubThread, loops: Loops) -> None:
+def _tell(reference: weakref.WeakMethod[Any], name: str, error: LoopError) -> None:
+    method = reference()
+    if method is not None:
+        method(name, error)
+
+
+def _dropped(thread: HubThread, loops: Loops, meeting: Meeting) -> None:
     """A `Live` is gone without `close`; runs in the garbage collector, where nothing may be waited for."""
+    meeting.close()
     if thread._thread is None:
         thread.close(0)
         return
@@ -465,6 +681,19 @@ def _in_child() -> None:
         live._lock = threading.Lock()
         live._closing = False
         live._turned_away = Seldom()
+        if live._meeting is not None:
+            live._meeting.release()
+        if handover.is_forking() and live._is_ready():
+            live.attend()
+
+
+def _attend(reference: weakref.ref[Live]) -> None:
+    """Has an app serve once its worker has loaded it: a loop must not run while its module does."""
+    while (live := reference()) is not None and (handover.worker() is None or not handover.is_loaded()):
+        del live
+        time.sleep(_LOOKS)
+    if live is not None:
+        live.serve(bool(handover.worker()))
 
 
 def _at_exit() -> None:

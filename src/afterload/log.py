@@ -34,8 +34,11 @@ from dataclasses import dataclass
 
 from .patch import Patch
 from .state import State, compact
+from .values import short
 
 OPEN = "open"
+PRIVATE = "~"  # the one channel of a log that is a private loop's
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,3 +458,16 @@ def _replay(channels: Sequence[Channel], at: int) -> list[Step]:
         last = entry.offset
     flush()
     return steps
+
+
+def wrong_name(name: object) -> str:
+    """What is wrong with a channel's name; "" if nothing is."""
+    if type(name) is not str or not 0 < len(name) <= _LONGEST_NAME or name == PRIVATE:
+        return (
+            f"a channel's name is a str of 1 to {_LONGEST_NAME} characters and not {PRIVATE!r}: {short(name)}"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"a channel's name is Unicode text, without lone surrogates: {short(name)}"
+    return ""

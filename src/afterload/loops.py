@@ -9,23 +9,25 @@ import asyncio
 import inspect
 import logging
 import secrets
+import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .errors import LoopError
 from .hub.hub import Hub
-from .log import Log
+from .hub.leases import FIRST
+from .hub.viewer import Follow
+from .log import PRIVATE, Log
 from .pipe import Pipe
-from .runs import PRIVATE, Run, Source, StepContext, TaskRun, TextRun, ThreadRun
+from .runs import Lease, Outlet, Run, Source, StepContext, TaskRun, TextRun, ThreadRun
 from .settings import Settings
 
 logger = logging.getLogger("afterload.loops")
 
-_FIRST = 5.0  # seconds that the first viewer of a run has to come, if the linger is less
 _REMEMBERED = 10_000  # ends of private loops, so that a browser's EventSource is told to stop
 
 
@@ -75,16 +77,19 @@ class SharedLoop:
         Pages that follow it start again from what they were served with. A loop that nobody watches starts
         with its next viewer.
         """
-        self._owner.loops.restart(self)
+        self._owner.restart(self)
 
 
 class Loops:
     """The loops of one process.
 
     Args:
-        hub: where they publish.
+        hub: where the private ones publish.
         settings: bounds and durations.
         step_context: makes the context that each step runs in.
+        definitions: the shared loops, by name; more may come.
+        member: what this process is called in its namespace.
+        refused: told of a shared loop that was to be started, and why it was not.
     """
 
     def __init__(
@@ -92,10 +97,16 @@ class Loops:
         hub: Hub,
         settings: Settings,
         step_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        definitions: Mapping[str, SharedLoop] | None = None,
+        member: str = "",
+        refused: Callable[[str, LoopError], None] = lambda name, error: None,
     ) -> None:
         self.hub = hub
         self.settings = settings
+        self.refused = refused
         self._step_context = step_context
+        self._definitions = {} if definitions is None else definitions
+        self._member = member
         self.handlers: list[Callable[[str, BaseException], None]] = []
         self._lock = threading.RLock()
         self._shared: dict[str, Run] = {}
@@ -151,7 +162,7 @@ class Loops:
         Raises:
             LoopError: `max_loops` are running.
         """
-        log = self.hub.new_log(secrets.token_urlsafe(16))
+        log = self.hub.new_log(self._key())
         run = self._run(source, log, PRIVATE, label)
         self._add_private(run, linger, away)
         return run
@@ -176,7 +187,7 @@ class Loops:
         Raises:
             LoopError: `max_loops` are running.
         """
-        pipe = Pipe(secrets.token_urlsafe(16))
+        pipe = Pipe(self._key())
         run = TextRun(self, source, pipe, PRIVATE, label, nullcontext)
         self._add_private(run, 0.0)
         try:
@@ -185,6 +196,10 @@ class Loops:
             self.ended(run)
             self._forget_private(run)
             raise
+
+    def _key(self) -> str:
+        """128 random bits, and where the loop is to be found."""
+        return f"{secrets.token_urlsafe(16)}~{self._member}"
 
     def _add_private(self, run: Run, linger: float, away: str = "pause") -> None:
         log = run.log
@@ -197,22 +212,42 @@ class Loops:
             self._private[log.epoch] = run
         self.hub.track(log, run.served)
         self.hub.watch(log, PRIVATE, lambda count: self._private_viewers(run, count, linger))
-        self.hub.later(max(_FIRST, linger), lambda: self._close_if_away(run, linger))
+        self.hub.later(max(FIRST, linger), lambda: self._close_if_away(run, linger))
 
     def find_private(self, key: str, label: str) -> Log | None:
         """The log of a viewer's own loop, while it is remembered."""
         run = self._private.get(key)
         return run.log if run is not None and run.label == label else None
 
-    def private_at_end(self, key: str, offset: int) -> bool:
-        """Whether that loop has ended and a page at `offset` has all of it."""
+    def private_end(self, key: str) -> int | None:
+        """The offset of that loop's end, 0 while it goes on; None if it is unknown."""
         run = self._private.get(key)
-        if run is not None:
-            return self.hub.at_end(run.log, [PRIVATE], offset)
-        end = self._ends.get(key)
-        return end is not None and offset >= end
+        return self._ends.get(key) if run is None else run.log.channels[PRIVATE].ended
 
-    def close_private(self, key: str) -> None:
+    def ask(self, key: str, label: str) -> int | None:
+        """The same for another process; None as well if the loop has another name."""
+        run = self._private.get(key)
+        return None if run is not None and run.label != label else self.private_end(key)
+
+    def take(self, sock: socket.socket, viewer: dict[str, Any]) -> None:
+        """Serves the viewer of a private loop that has come to another process."""
+        log = self.find_private(str(viewer["key"]), str(viewer["label"]))
+        if log is None:
+            sock.close()  # it has ended meanwhile: its page comes again, and is told so
+            return
+        follow = Follow(
+            log,
+            (PRIVATE,),
+            at=int(viewer["at"]),
+            position=str(viewer["position"]),
+            into=viewer["into"],
+            hold=bool(viewer["hold"]),
+            head=str(viewer["head"]).encode("latin-1"),
+            address=str(viewer["address"]),
+        )
+        self.hub.adopt(sock, follow)
+
+    def leave(self, key: str) -> None:
         """Ends a viewer's own loop; unknown keys are ignored."""
         run = self._private.get(key)
         if run is not None:
@@ -247,74 +282,76 @@ class Loops:
         self.hub.unwatch(run.log, PRIVATE)
         self.hub.untrack(run.log)
 
-    # Shared loops
+    # Shared loops, as who offers to run them
 
-    def ensure(self, loop: SharedLoop) -> None:
-        """Starts a shared loop unless it runs, or has ended and its end is still remembered.
+    def define(self, loop: SharedLoop) -> None:
+        """There is one more loop that this process can run."""
+        self.hub.leases.offer(self, loop.name, self._linger(loop))
+
+    def offered(self) -> list[tuple[str, float]]:
+        """What it offers to run, and how long each goes on after its last viewer."""
+        return [(loop.name, self._linger(loop)) for loop in self._definitions.values()]
+
+    def _linger(self, loop: SharedLoop) -> float:
+        return self.settings.linger if loop.linger is None else loop.linger
+
+    def ensure(self, name: str) -> None:
+        """Has a shared loop of this process run, unless it does, or its end is still remembered.
 
         Raises:
             LoopError: as `start_private`.
         """
-        with self._lock:
-            run = self._shared.get(loop.name)
-            if run is None or not self._stands(run):
-                self._start_shared(loop)
+        self.hub.leases.want(name, self)
 
-    def _stands(self, run: Run) -> bool:
-        """Whether what the run shows is what a viewer is to see: it goes on, or has ended not long ago."""
-        with run.lock:
-            if not run.stopped:
-                return True
-            s = self.settings
-            keep = {"done": s.loop_retention, "failed": s.failed_retention}.get(run.status, 0.0)
-            return time.monotonic() - run.ended_at < keep
+    def start(self, name: str, number: int, outlet: Outlet | None = None) -> None:
+        """Starts a run of a shared loop, under a lease (of this process's own hub, unless it is said whose).
 
-    def restart(self, loop: SharedLoop) -> None:
-        """See `SharedLoop.restart`."""
-        with self._lock:
-            run = self._shared.pop(loop.name, None)
-            if run is not None:
-                run.stop()
-            if self.hub.viewers(loop.name):
-                self._start_shared(loop)
-            elif run is not None:
-                self.hub.begin(loop.name)
-
-    def _start_shared(self, loop: SharedLoop) -> None:
-        if self.full():
-            raise LoopError(f"{len(self._running)} loops are running, and max_loops is no more")
-        linger = self.settings.linger if loop.linger is None else loop.linger
-        run = self._run(loop.function(), self.hub.log, loop.name, loop.name)
-        self._running.add(run)
-        self._shared[loop.name] = run
-        self.hub.begin(loop.name)
-
-        def stop_if_unwatched() -> None:
-            with self._lock:
-                unwatched = not self.hub.viewers(loop.name)
-                since = self.hub.clock() - self.hub.left_at(self.hub.log, loop.name)
-                if unwatched and since >= linger * 0.999:
-                    run.stop()
-
-        def viewers(count: int) -> None:
-            if not count:
-                self.hub.later(linger, stop_if_unwatched)
-
-        self.hub.watch(self.hub.log, loop.name, viewers)
-        self.hub.later(max(_FIRST, linger), stop_if_unwatched)
+        Raises:
+            LoopError: as `start_private`.
+        """
+        loop = self._definitions.get(name)
+        if loop is None:
+            raise LoopError(f"there is no loop {name!r} in this process")
+        lease = Lease(outlet or self.hub.leases, number)
         try:
+            with self._lock:
+                if self.full():
+                    raise LoopError(f"{len(self._running)} loops are running, and max_loops is no more")
+                run = self._run(loop.function(), lease, name, name)
+                self._running.add(run)
+                before = self._shared.get(name)
+                self._shared[name] = run
+            if before is not None:
+                before.stop()
             self._start(run)
-        except LoopError:
-            del self._shared[loop.name]
+        except LoopError as error:
+            self.refused(name, error)
             raise
+
+    def stop(self, name: str, number: int, outlet: Outlet | None = None) -> None:
+        """Ends the run of a shared loop, as its lease is over."""
+        run = self._shared.get(name)
+        if run is not None and run.lease == Lease(outlet or self.hub.leases, number):
+            run.stop()
+
+    def stop_all(self, outlet: object) -> None:
+        """Ends the runs of which the leases were somebody's who is gone."""
+        for run in list(self._shared.values()):
+            if run.lease is not None and run.lease.outlet is outlet:
+                run.stop()
 
     # All of them
 
     def _run(
-        self, source: Source, log: Log, channel: str, label: str, step_context: StepContext | None = None
+        self,
+        source: Source,
+        to: Log | Lease,
+        channel: str,
+        label: str,
+        step_context: StepContext | None = None,
     ) -> Run:
         kind = TaskRun if inspect.isasyncgen(source) else ThreadRun
-        return kind(self, source, log, channel, label, step_context)
+        return kind(self, source, to, channel, label, step_context)
 
     def _start(self, run: Run) -> None:
         try:

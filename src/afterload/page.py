@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import LoopError
+from .log import wrong_name
 from .loops import SharedLoop
-from .runs import PRIVATE, Source
+from .runs import Source
 from .values import short
-
-_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +99,3 @@ def _followed(source: Any) -> str:
             f"{name}() is a coroutine; a loop is a generator, which yields what a page is to show"
         )
     raise LoopError(f"a page follows a generator, a @live.loop, or a channel's name, and not {short(source)}")
-
-
-def wrong_name(name: object) -> str:
-    """What is wrong with a channel's name; "" if nothing is."""
-    if type(name) is not str or not 0 < len(name) <= _LONGEST_NAME or name == PRIVATE:
-        return (
-            f"a channel's name is a str of 1 to {_LONGEST_NAME} characters and not {PRIVATE!r}: {short(name)}"
-        )
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return f"a channel's name is Unicode text, without lone surrogates: {short(name)}"
-    return ""

@@ -22,22 +22,26 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from .errors import LoopError
+from .errors import HubError, LoopError
 from .hub.hub import Hub
 from .log import Log
-from .patch import patches
+from .patch import Patch, patches
 from .pipe import Pipe
 from .settings import Settings
 
-PRIVATE = "~"
+logger = logging.getLogger("afterload.loops")
+
+_AGAIN = 0.1  # seconds between two tries to publish where the hub does not answer
 FAILED = "Something went wrong on the server. The page shows the last state."
 
 Source: TypeAlias = Iterator[Any] | AsyncIterator[Any]
@@ -90,11 +94,38 @@ class Owner(Protocol):
         """Forgets a run that is over."""
 
 
+class Outlet(Protocol):
+    """Where what a shared loop yields is published, as long as a lease says so: `hub.leases.Leases`, or another's."""
+
+    def publish_run(self, name: str, number: int, count: int, patches: tuple[Patch, ...]) -> int | None:
+        """Publishes what the run yields as its `count`th; returns None if the lease is over, and nothing was."""
+
+    def give_back(self, name: str, number: int) -> None:
+        """The run has ended, and the loop has not."""
+
+    def finish(self, name: str, number: int, status: str, message: str) -> None:
+        """The run has ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run a shared loop, for one run.
+
+    Attributes:
+        outlet: whose.
+        number: by which it is known there.
+    """
+
+    outlet: Outlet
+    number: int
+
+
 class Run:
     """One generator being stepped onto one channel.
 
     Attributes:
-        log: where its channel is; a private run has one of its own.
+        log: of a private run: where its one channel is.
+        lease: of a shared one.
         label: its name in log records, and what a private loop has to match when its page comes back.
         step_context: makes the context that each step runs in.
         begun: it was started, or is being so.
@@ -105,28 +136,28 @@ class Run:
         self,
         loops: Owner,
         source: Source,
-        log: Log,
+        to: Log | Lease,
         channel: str,
         label: str,
         step_context: StepContext | None = None,
     ) -> None:
         self.loops = loops
         self.source = source
-        self.log = log
+        self.lease = to if isinstance(to, Lease) else None
+        if not isinstance(to, Lease):
+            self.log = to
+            self.log.served = 0
         self.channel = channel
         self.label = label
         self.step_context = step_context or loops.step_context
-        self.private = log is not loops.hub.log
-        if self.private:
-            log.served = 0
         self.finished = False
         self.status = ""
-        self.ended_at = 0.0
         self.away = False  # its viewer is
         self.runs_on = False  # while its viewer is away
         self.lock = threading.Lock()
         self.stopped = False
         self.begun = False
+        self._count = 0
         self._ahead: deque[tuple[int, int]] = deque()
         self._ahead_bytes = 0
 
@@ -167,7 +198,7 @@ class Run:
 
     def may_step(self) -> bool:
         """Whether the next step may be taken now."""
-        if not self.private:
+        if self.lease is not None:
             return True
         if self.away:
             return self.runs_on
@@ -183,29 +214,51 @@ class Run:
         entry = patches(thing)
         if not entry:
             return
+        if self.lease is not None:
+            self._publish_shared(self.lease, entry)
+            return
         with self.lock:
             if self.stopped:
                 return
             offset = self.loops.hub.publish(self.channel, entry, self.log)
-            if self.private:
-                size = sum(len(p.content) if isinstance(p.content, str) else 8 for p in entry)
-                self._ahead.append((offset, size))
-                self._ahead_bytes += size
-        if self.private and not self.may_step():
+            size = sum(len(p.content) if isinstance(p.content, str) else 8 for p in entry)
+            self._ahead.append((offset, size))
+            self._ahead_bytes += size
+        if not self.may_step():
             self.loops.hub.hurry(self.log, self.channel)
+
+    def _publish_shared(self, lease: Lease, entry: tuple[Patch, ...]) -> None:
+        """The lease is what makes sure that nothing is published behind its end."""
+        self._count += 1
+        while not self.stopped:
+            try:
+                if lease.outlet.publish_run(self.channel, lease.number, self._count, entry) is None:
+                    self.stop()
+                return
+            except HubError as error:
+                # It is silent, and goes on; or has ended, and this run is about to be told so.
+                logger.warning("afterload: the loop %r waits for its hub: %s", self.label, error)
+                time.sleep(_AGAIN)
 
     def over(self, error: BaseException | None) -> None:
         """The generator has ended: says so in its channel, unless the run was told to stop."""
         with self.lock:
             stopped, self.stopped = self.stopped, True
-            self.ended_at = time.monotonic()
             if error is not None and not isinstance(error, Stopped | GeneratorExit | asyncio.CancelledError):
                 self.status = "failed"
             else:
                 self.status = "cancelled" if stopped or error is not None else "done"
-            if not stopped:
-                message = FAILED if self.status == "failed" else ""
+            message = FAILED if self.status == "failed" else ""
+            if not stopped and self.lease is None:
                 self.loops.hub.finish(self.channel, self.status, message, self.log)
+        if not stopped and self.lease is not None:
+            try:
+                if isinstance(error, HubError):  # no fault of the loop's, and no matter of its pages
+                    self.lease.outlet.give_back(self.channel, self.lease.number)
+                else:
+                    self.lease.outlet.finish(self.channel, self.lease.number, self.status, message)
+            except HubError as gone:
+                logger.warning("afterload: the end of the loop %r is told to nobody: %s", self.label, gone)
         if self.status == "failed" and error is not None:
             self.loops.report(self.label, error)
         self.finished = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -28,8 +29,16 @@ _RANGES: dict[str, tuple[float, float]] = {
     "flush_rate": (0.1, 10_000),
     "ahead_entries": (1, math.inf),
     "ahead_bytes": (1, math.inf),
+    "hub_idle": (0.1, LONGEST),
+    "publish_timeout": (0.1, LONGEST),
 }
-_NAMES = {int: "a whole number", float: "a number", bool: "True or False"}
+_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a str"}
+# Where not any text is right: what it is to be, and how that is said.
+_FORMS: dict[str, tuple[re.Pattern[str], str]] = {
+    "hub": (re.compile("auto|thread|process"), '"auto", "thread" or "process"'),
+    # It is part of the name of a socket, which has 107 characters.
+    "namespace": (re.compile("[A-Za-z0-9._-]{0,64}", re.ASCII), "at most 64 of A-Z a-z 0-9 . _ -"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,12 @@ class Settings:
         ahead_entries: how far a private loop may run ahead of its viewer, in entries.
         ahead_bytes: the same in bytes.
         allow_cross_site: answer streams asked for by pages of other sites.
+        namespace: whose channels these are: processes of one host and user with the same share them; "" for a name
+            made of the app's import name and root path.
+        hub: where the hub runs if there is none yet: "thread" of this process, "process" of its own, or "auto": in
+            a thread, and where the server runs several processes or recycles them, in a process of its own.
+        hub_idle: how long a hub process that an app has started waits for another when the last one has ended.
+        publish_timeout: how long `publish` waits for the hub of another process before it raises.
     """
 
     linger: float = 15.0
@@ -82,6 +97,10 @@ class Settings:
     ahead_entries: int = 64
     ahead_bytes: int = 65_536
     allow_cross_site: bool = False
+    namespace: str = ""
+    hub: str = "auto"
+    hub_idle: float = 30.0
+    publish_timeout: float = 5.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -117,6 +136,11 @@ def checked(name: str, value: Any, kind: type[Any]) -> Any:
     if type(value) is not kind:
         raise SettingError(f"setting {name!r} is {_NAMES[kind]}, not {value!r}")
     if kind is bool:
+        return value
+    if kind is str:
+        form, said = _FORMS[name]
+        if not form.fullmatch(value):
+            raise SettingError(f"setting {name!r} is {said}, not {value!r}")
         return value
     if not math.isfinite(value):
         raise SettingError(f"setting {name!r} is a finite number, not {value!r}")

@@ -18,7 +18,6 @@ import itertools
 import logging
 import math
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
@@ -26,6 +25,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import handover
+from .errors import HubError
 from .hub.fanout import jittered
 from .hub.hub import Hub
 from .hub.viewer import MSG_DONTWAIT, SEND_FLAGS, Follow
@@ -48,8 +48,6 @@ _NOT_OURS = frozenset(
 )
 # A client in the app's own process iterates the body itself: no server's thread is held by it.
 _TEST_CLIENTS = {"werkzeug.test", "webtest.app", "webtest.lint"}
-
-_LOOK = 0.5  # seconds between two looks at whether the server is ending
 
 Headers = list[tuple[str, str]]
 
@@ -94,20 +92,18 @@ class Middleware:
         self._app = app
         self._live = live
         self._slots = _Slots()
-        self._looked = False
         self._lock = threading.Lock()
         self._said: set[str] = set()
-        self._watched: weakref.ref[Hub] | None = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """As WSGI has it."""
+        meeting = self._live.meeting
+        if not meeting.is_serving:
+            self._serve(environ, start_response)
         # The position of a page is taken before anything is read for it, so that nothing falls in between.
-        hub = self._live.hub
-        environ[HEAD] = Position(hub.log.epoch, hub.head(), rendered=True)
+        shared = meeting.shared
+        environ[HEAD] = Position(shared.epoch, shared.head(), rendered=True)
         handover.watch(environ)
-        if not self._looked:
-            self._looked = True
-            self._conflict(environ, start_response)
         started = False
         started_stream: tuple[str, Headers, contextvars.Context] | None = None
 
@@ -160,9 +156,11 @@ class Middleware:
         slot = None
         try:
             _head(status, headers)  # before anything is started: it may be none
-            hold = hub.room(address) and not self._stopping(hub)
-            if not stream.alone and self._conflict(environ, start_response):
+            hold = hub.room(address) and not handover.stopping()
+            if not stream.alone and self._is_cut_off(environ, start_response):
                 hold = False
+            if stream.alone:
+                self._warn_of_recycling(start_response)
             found = handover.find(environ, start_response)
             if isinstance(found, handover.Refused) and hold:
                 slot = self._slot(environ, start_response, found)
@@ -187,7 +185,7 @@ class Middleware:
             _free(slot)
             raise
         if not isinstance(found, handover.Refused):
-            answer = _hand_over(hub, found, follow, stream)
+            answer = _hand_over(self._live, found, follow, stream)
             if not isinstance(answer, handover.Refused):
                 return answer
             slot = self._slot(environ, start_response, answer) if follow.hold else None
@@ -220,34 +218,40 @@ class Middleware:
         body = _Body(pair.body, slot)
         try:
             hub.count("fallbacks")
-            _adopt(hub, pair.hub_end, replace(follow, hold=follow.hold and slot is not None))
+            _adopt(self._live, pair.hub_end, replace(follow, hold=follow.hold and slot is not None))
         except BaseException:
             body.close()
             pair.hub_end.close()
             raise
         return body
 
-    def _conflict(self, environ: WSGIEnvironment, start_response: StartResponse) -> bool:
-        """Whether the viewers of this process cannot be held by it; said once."""
-        conflict = handover.conflict(environ, start_response)
-        if conflict is not None and self._first("conflict"):
-            logger.error("afterload: pages get short streams and follow with a delay: %s", conflict)
-        return conflict is not None
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
+        """This process answers requests of others, and not of a test in it."""
+        if not _is_test_client(start_response):
+            self._live.serve(handover.several(environ, start_response) is not None)
+            self._is_cut_off(environ, start_response)
 
-    def _stopping(self, hub: Hub) -> bool:
-        """Whether the server ends; if it is one that says so, the hub's viewers are told as soon as it does.
+    def _is_cut_off(self, environ: WSGIEnvironment, start_response: StartResponse) -> bool:
+        """Whether what other processes publish would not reach the viewers of this one; said once."""
+        why = self._live.meeting.is_cut_off
+        if why and self._first("cut off"):
+            several = handover.several(environ, start_response)
+            logger.error(
+                "afterload: pages get short streams and follow with a delay: %s, and there is no hub for all of "
+                "them: %s",
+                several,
+                why,
+            )
+        return bool(why)
 
-        A gunicorn worker that was told to end answers what it has begun, for up to `graceful_timeout`. The next
-        one works already, and what is published there would not reach viewers that stay here.
-        """
-        stopping = handover.stopping()
-        if stopping is None or stopping:
-            return bool(stopping)
-        with self._lock:
-            watched, self._watched = self._watched, weakref.ref(hub)
-        if watched is None or watched() is not hub:
-            _say_bye_when_stopping(hub)
-        return False
+    def _warn_of_recycling(self, start_response: StartResponse) -> None:
+        limit = handover.max_requests(start_response)
+        if limit and self._first("recycled"):
+            logger.warning(
+                "afterload: gunicorn ends its worker after %d requests (max_requests), and with it each loop of a "
+                "page's own, which begins anew elsewhere; shared loops and channels go on",
+                limit,
+            )
 
     def _say_refused(self, refused: handover.Refused, most: int) -> None:
         if refused.lasting and self._first(refused.reason):
@@ -343,7 +347,7 @@ class _Begun:
 
 
 def _hand_over(
-    hub: Hub, claim: handover.Claim, follow: Follow, stream: Stream
+    live: Live, claim: handover.Claim, follow: Follow, stream: Stream
 ) -> Iterable[bytes] | handover.Refused:
     """Gives the connection of a response that was started to the hub; nothing of the server's gets out then."""
     arrived = claim.head()
@@ -358,28 +362,24 @@ def _hand_over(
     taken = handover.take(claim)
     if isinstance(taken, handover.Refused):
         return taken
-    hub.count("handovers")
+    live.hub.count("handovers")
     try:
-        _adopt(hub, taken.sock, replace(follow, head=head))
+        _adopt(live, taken.sock, replace(follow, head=head))
     except BaseException:
         taken.close()
         raise
     return taken.body
 
 
-def _say_bye_when_stopping(hub: Hub) -> None:
-    def look() -> None:
-        if handover.stopping():
-            hub.say_bye()
-        else:
-            hub.later(_LOOK, look)
-
-    hub.later(_LOOK, look)
-
-
-def _adopt(hub: Hub, sock: socket.socket, follow: Follow) -> None:
-    hub.adopt(sock, _begun(sock, follow))
-    if hub.closed:
+def _adopt(live: Live, sock: socket.socket, follow: Follow) -> None:
+    try:
+        live.adopt(sock, _begun(sock, follow))
+    except HubError as error:
+        # It was told that all is well. Its page comes again, and finds a hub or is told that there is none.
+        logger.error("afterload: a page is sent away: %s", error)
+        sock.close()
+        return
+    if live.hub.closed:
         sock.close()  # it ended meanwhile, and nobody else would
     elif follow.begin is not None:
         follow.begin()

@@ -20,6 +20,7 @@ Four traps shaped this file:
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -41,6 +42,8 @@ PORTS = range(20000, 32000)
 
 ADDRESS_IN_USE = re.compile(r"address already in use|connection in use|errno 98|errno 48", re.IGNORECASE)
 
+
+_servers = itertools.count(1)
 
 class ServerError(Exception):
     """A server did not start, did not end, or did not log what it should; the message ends with its log."""
@@ -121,7 +124,9 @@ class Server:
         self._ready = re.compile(ready)
         self._cwd = cwd
         path = os.pathsep.join([str(cwd), str(ROOT)])
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **(env or {})}
+        # Servers of one app meet each other, and tests are not to.
+        own = {"AFTERLOAD_NAMESPACE": f"test-{os.getpid()}-{next(_servers)}"}
+        self._env = {**os.environ, **own, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **(env or {})}
         self._may_move = port is None
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import logging
+import os
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -32,12 +33,13 @@ from werkzeug.exceptions import Forbidden
 
 from .. import live as core
 from ..errors import LoopError, SettingError
+from ..hub.rendezvous import default_namespace
 from ..hub.thread import HubThread
 from ..negotiate import Request, latin1_to_utf8, negotiate
 from ..noscript import Shown
 from ..page import Page
 from ..position import Position
-from ..settings import Settings
+from ..settings import Settings, checked
 from ..wire import document
 from ..wsgi import HEAD, Middleware
 from . import rendering, streamed
@@ -116,6 +118,7 @@ class Live(core.Live):
         )
         self._carried = streamed.Carried(app)
         app.wsgi_app = Middleware(app.wsgi_app, self)  # type: ignore[method-assign]
+        self.attend()
 
     def _begin(self) -> HubThread:
         self._connected()  # or the hub would be made with settings that are not the app's
@@ -125,6 +128,18 @@ class Live(core.Live):
         if self._app is None:
             raise LoopError("this Live has no app yet: Live(app), or live.init_app(app)")
         return self._app
+
+    @property
+    def namespace(self) -> str:
+        """Whose channels these are: of all processes of this app on this host; of nobody else under `app.testing`."""
+        app = self._connected()
+        if app.testing:
+            return ""
+        named = self.settings.namespace or checked("namespace", os.environ.get("AFTERLOAD_NAMESPACE", ""), str)
+        return named or default_namespace(app.import_name, app.root_path)
+
+    def _is_ready(self) -> bool:
+        return self._app is not None
 
     def step_context(self) -> AbstractContextManager[Any]:
         """An app context for each step of a loop, so that what is bound to it does not outlive the step."""

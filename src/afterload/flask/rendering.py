@@ -13,9 +13,8 @@ from markupsafe import Markup
 
 from ..blocks import Hello
 from ..errors import LoopError, PatchError
-from ..log import End, Patches, Step
+from ..log import PRIVATE, End, Patches, Step
 from ..patch import patches, text
-from ..runs import PRIVATE
 from ..wire import document
 
 

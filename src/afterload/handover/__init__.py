@@ -45,13 +45,17 @@ __all__ = [
     "Headers",
     "Refused",
     "Taken",
-    "conflict",
     "find",
+    "is_forking",
+    "is_loaded",
     "layers",
+    "max_requests",
+    "several",
     "spare_threads",
     "stopping",
     "take",
     "watch",
+    "worker",
 ]
 
 _SERVERS = (gunicorn, werkzeug)
@@ -155,24 +159,49 @@ def take(claim: Claim) -> Taken | Refused:
     return Taken(sock, claim.server, _Answered(sink), sink)
 
 
-def conflict(environ: WSGIEnvironment, start_response: StartResponse) -> str | None:
-    """Say why a hub in this process could not serve its viewers, and what to do about it.
+def several(environ: WSGIEnvironment, start_response: StartResponse) -> str | None:
+    """Say why the viewers of shared channels should not be held by this process.
 
     Args:
         environ: As the server gave it.
         start_response: The server's own; gunicorn's settings cannot be seen through a middleware's.
 
     Returns:
-        One sentence for a log, or None if there is no conflict.
+        What the server does, for a log; None if this is its only process, and it stays.
     """
-    found = gunicorn.conflict(start_response)
+    found = gunicorn.several(start_response)
     if found is None and environ.get("wsgi.multiprocess"):
         name = str(environ.get("SERVER_SOFTWARE", "")) or "the server"
-        found = (
-            f"{name} runs several processes (wsgi.multiprocess is true), and an update made in one would "
-            "not reach the viewers of the others: run one process with threads (gunicorn -w 1 --threads 4)"
-        )
+        found = f"{name} runs several processes (wsgi.multiprocess is true)"
     return found
+
+
+def max_requests(start_response: StartResponse) -> int:
+    """After how many requests the server ends this process; 0 if it does not say so.
+
+    Args:
+        start_response: The server's own.
+    """
+    return gunicorn.max_requests(start_response)
+
+
+def worker() -> bool | None:
+    """Whether this process, which a server runs for its requests, is one of several; known before the first request.
+
+    Returns:
+        None if it is not known to be one that answers requests.
+    """
+    return gunicorn.worker()
+
+
+def is_loaded() -> bool:
+    """Whether the server that this process is of has loaded the app to its end."""
+    return gunicorn.is_loaded()
+
+
+def is_forking() -> bool:
+    """Whether this process was just forked by a server that has loaded the app before."""
+    return gunicorn.is_forking()
 
 
 def spare_threads(environ: WSGIEnvironment, start_response: StartResponse) -> int | None:

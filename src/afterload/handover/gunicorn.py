@@ -27,7 +27,16 @@ from .request_body import read_rest
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-__all__ = ["conflict", "probe", "spare_threads", "stopping"]
+__all__ = [
+    "is_forking",
+    "is_loaded",
+    "max_requests",
+    "probe",
+    "several",
+    "spare_threads",
+    "stopping",
+    "worker",
+]
 
 # By the setting's text: its `worker_class` property loads the class, and runs its setup(), each time it is
 # read. A subclass is not among these: it may do more with its connections than we know of.
@@ -63,22 +72,38 @@ def probe(environ: WSGIEnvironment, start_response: StartResponse) -> Claim | Re
         return Refused(f"gunicorn {version} is built in a way unknown to afterload: {error}", lasting=True)
 
 
-def conflict(start_response: StartResponse) -> str | None:
-    """Say why a hub inside this gunicorn worker could not serve its viewers, or None."""
+def several(start_response: StartResponse | None) -> str | None:
+    """Why viewers should not be held by this gunicorn worker, or None."""
     cfg = _settings(start_response)
     workers = _number(cfg, "workers")
     if workers > 1:
-        return (
-            f"gunicorn runs {workers} workers, and an update made in one would not reach the viewers of the "
-            "others: run one worker with threads instead (gunicorn -w 1 --threads 4)"
-        )
+        return f"gunicorn runs {workers} workers"
     limit = _number(cfg, "max_requests")
     if limit > 0:
-        return (
-            f"gunicorn ends its worker after {limit} requests (max_requests), which cuts off every viewer, "
-            "and their reconnects use up the next worker's requests: remove --max-requests"
-        )
+        return f"gunicorn ends its worker after {limit} requests (max_requests)"
     return None
+
+
+def max_requests(start_response: StartResponse) -> int:
+    """After how many requests this gunicorn worker ends; 0 if it does not for that."""
+    return _number(_settings(start_response), "max_requests")
+
+
+def worker() -> bool | None:
+    """Whether this gunicorn worker is one of several, or one of those that end before long; None if it is no worker."""
+    return None if _worker() is None else several(None) is not None
+
+
+def is_loaded() -> bool:
+    """Whether this gunicorn worker has loaded its app."""
+    return getattr(_worker(), "wsgi", None) is not None
+
+
+def is_forking() -> bool:
+    """Whether this process is a fork of gunicorn's master, and so about to be a worker."""
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    base = _class("gunicorn.arbiter", "Arbiter")
+    return base is not None and isinstance(owner, base)
 
 
 def spare_threads(start_response: StartResponse) -> int | None:
@@ -169,7 +194,7 @@ def _worker() -> Any:
     return owner if base is not None and isinstance(owner, base) else None
 
 
-def _settings(start_response: StartResponse) -> Any:
+def _settings(start_response: StartResponse | None) -> Any:
     """The configuration: from the response where it shows, else from the worker."""
     return getattr(_response(start_response) or _worker(), "cfg", None)
 

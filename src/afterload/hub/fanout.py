@@ -160,6 +160,7 @@ class Fanout:
 
     def adopt(self, sock: socket.socket, follow: Follow) -> None:
         """Takes a connected socket for good: `hello`, what it has missed, and then what comes."""
+        follow = follow.within(self.shared)
         try:
             sock.setblocking(False)
             tune(sock, self.settings.heartbeat)
@@ -180,6 +181,7 @@ class Fanout:
 
     def _take_in(self, sock: socket.socket, follow: Follow) -> None:
         log, names, wire = follow.log, follow.names, follow.wire
+        assert log is not None
         if log is not self.shared and follow.key in self.groups:
             # A private loop has one viewer: who comes with its key is the same page, back before we noticed
             # that its old connection is gone.
@@ -196,7 +198,8 @@ class Fanout:
         key = (answer.offset, asked)
         self._answers[key] = answer
         viewer.at = answer.offset
-        viewer.closing = answer.finished or not follow.hold
+        hold = follow.hold and self.room(follow.address)
+        viewer.closing = answer.finished or not hold
         self.poller.register(sock, viewer)  # first: the system may refuse
         self.viewers[viewer.fd] = viewer
         group.waiting.add(viewer)
@@ -209,7 +212,7 @@ class Fanout:
         if (shown := group.shown) is not None:
             first = len(group) == 1
             data += self.guarded(lambda: shown.part(answer.steps, now=True) if first else shown.joined())
-        if not follow.hold and not answer.finished:
+        if not hold and not answer.finished:
             data += wire.bye(jittered(self.settings.short_retry))
             if follow.shown is not None:
                 data += follow.shown.again()
@@ -233,6 +236,7 @@ class Fanout:
 
     def _new_group(self, follow: Follow) -> Group:
         log, names = follow.log, follow.names
+        assert log is not None
         group = Group(log, names, follow.wire, follow.shown, self.progress.get(log.epoch), self._ready)
         with self.lock:
             self.groups[group.key] = group

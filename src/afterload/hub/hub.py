@@ -1,7 +1,8 @@
 """The hub: owns the channels' logs and the viewers' sockets, and alone writes to viewers.
 
 Any thread may call it. What changes the log does so under the lock, and the poller is woken; what is the viewers' is
-left as a command for the poller (`afterload.hub.fanout`).
+left as a command for the poller (`afterload.hub.fanout`). Other processes reach it by `afterload.hub.control`, and see
+it as an `afterload.hub.client.Client`, which has what `Shared` says too.
 """
 
 from __future__ import annotations
@@ -13,19 +14,59 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from ..log import Log
-from ..noscript import Shown
+from ..log import Log, Step
 from ..patch import Patch
 from ..pipe import Pipe
 from ..settings import Settings
 from .fanout import Fanout
+from .head import SharedHead
+from .leases import Leases
 from .poller import Poller
 from .viewer import Follow, Send
 
 logger = logging.getLogger("afterload.hub")
 _WARNED_MOST = 100
+
+
+class Shared(Protocol):
+    """A hub of shared channels, in this process or in another. It is one life of one: its epoch does not change."""
+
+    @property
+    def epoch(self) -> str:
+        """Of the shared log."""
+
+    def head(self) -> int:
+        """The shared log's head; costs no lock and no round trip."""
+
+    def publish(self, name: str, patches: tuple[Patch, ...]) -> int:
+        """Adds an entry to a channel; returns its offset once the hub has it."""
+
+    def viewers(self, name: str) -> int:
+        """How many viewers follow a channel."""
+
+    def at_end(self, names: Sequence[str], at: int) -> bool:
+        """Whether all of these channels are over and a page at `at` has all of them."""
+
+    def answer(self, names: Sequence[str], at: int | None, *, rendered: bool) -> Sequence[Step]:
+        """What a page that connects now is given; see `Log.connect`."""
+
+    def adopt(self, sock: socket.socket, follow: Follow) -> None:
+        """Takes a connected socket for good and serves it."""
+
+    def restart(self, name: str) -> None:
+        """See `Leases.restart`."""
+
+    def stats(self) -> dict[str, Any]:
+        """Present numbers, and counters since the start."""
+
+
+class Door(Protocol):
+    """How other processes come to a hub."""
+
+    def close(self) -> None:
+        """Nobody comes by it any more."""
 
 
 class Hub:
@@ -39,6 +80,8 @@ class Hub:
 
     Attributes:
         log: of the shared channels; each private loop has one of its own.
+        leases: who runs the shared loops.
+        door: how other processes come to it, where they do.
         poller: turned by whoever runs the hub.
     """
 
@@ -60,6 +103,9 @@ class Hub:
         self._warned: set[str] = set()
         self._arriving: deque[tuple[socket.socket, Follow]] = deque()
         self.fanout = Fanout(settings, self.poller, self._lock, self.log, send)
+        self.leases = Leases(self)
+        self.door: Door | None = None
+        self._shared_head: SharedHead | None = None
 
     def new_log(self, epoch: str) -> Log:
         """A log with this hub's bounds."""
@@ -73,16 +119,43 @@ class Hub:
             max_channels=s.max_channels,
         )
 
+    def settle(self, settings: Settings) -> None:
+        """Takes other bounds and durations from now on; channels that are there keep the bounds of their states."""
+        with self._lock:
+            self.settings = self.fanout.settings = settings
+            self.log.history, self.log.history_bytes = settings.history, settings.history_bytes
+            self.log.state_bytes, self.log.state_cells = settings.state_bytes, settings.state_cells
+            self.log.max_channels = settings.max_channels
+
+    @property
+    def epoch(self) -> str:
+        """Of the shared log."""
+        return self.log.epoch
+
     def head(self) -> int:
         """The shared log's head. Taken for every request, so it costs no lock."""
         return self.log.head
+
+    def shared_head(self) -> SharedHead:
+        """The same where other processes see it."""
+        with self._lock:
+            if self._shared_head is None:
+                self._shared_head = SharedHead()
+                self._shared_head.set(self.log.head)
+            return self._shared_head
+
+    def _changed(self, log: Log, name: str) -> bool:
+        """Something was added to a channel; called under the lock. Whether the poller has to wake."""
+        if self._shared_head is not None and log is self.log:
+            self._shared_head.set(log.head)
+        return self.fanout.touch(log, name)
 
     def publish(self, name: str, patches: tuple[Patch, ...], log: Log | None = None) -> int:
         """Adds an entry to a channel; returns its offset."""
         log = log or self.log
         with self._lock:
             entry = log.append(name, patches)
-            dirty = self.fanout.touch(log, name)
+            dirty = self._changed(log, name)
             if len(log.channels) > log.max_channels * 1.1:
                 # A channel that a loop writes, or has written, is remembered as long as the loop is.
                 fanout = self.fanout
@@ -114,7 +187,7 @@ class Hub:
         log = log or self.log
         with self._lock:
             log.begin(name)
-            dirty = self.fanout.touch(log, name)
+            dirty = self._changed(log, name)
         if dirty:
             self.poller.wake()
 
@@ -123,20 +196,23 @@ class Hub:
         log = log or self.log
         with self._lock:
             log.finish(name, status, message)
-            dirty = self.fanout.touch(log, name)
+            dirty = self._changed(log, name)
         if dirty:
             self.poller.wake()
 
-    def at_end(self, log: Log, names: Sequence[str], at: int) -> bool:
+    def at_end(self, names: Sequence[str], at: int, log: Log | None = None) -> bool:
         """Whether all of these channels are over and a page at `at` has all of them."""
         with self._lock:
-            return log.at_end(names, at)
+            return (log or self.log).at_end(names, at)
 
-    def first_part(self, shown: Shown, names: Sequence[str], at: int | None, *, rendered: bool) -> bytes:
-        """What a page that connects now shows without scripts; see `Log.connect`."""
+    def answer(self, names: Sequence[str], at: int | None, *, rendered: bool) -> Sequence[Step]:
+        """What a page that connects now is given; see `Log.connect`."""
         with self._lock:
-            steps = self.log.connect(names, at, rendered=rendered).steps
-        return self.fanout.guarded(lambda: shown.part(steps, now=True))
+            return self.log.connect(names, at, rendered=rendered).steps
+
+    def restart(self, name: str) -> None:
+        """See `Leases.restart`."""
+        self.leases.restart(name)
 
     def write(self, name: str, data: bytes, pipe: Pipe) -> None:
         """Adds a piece to a pipe."""
@@ -228,6 +304,11 @@ class Hub:
     def release(self) -> None:
         """Closes everything without a word: what a forked child does with its copy."""
         self.closed = True
+        if self.door is not None:
+            self.door.close()
+        if self._shared_head is not None:
+            self._shared_head.close()
+            self._shared_head = None
         while self._arriving:
             self._arriving.popleft()[0].close()
         self.fanout.release()

@@ -60,7 +60,7 @@ class HubThread:
             return
         with self._lock:
             if self._needed():
-                _raise_file_limit()
+                raise_file_limit()
                 thread = threading.Thread(target=self._run, name="afterload-hub", daemon=True)
                 thread.start()
                 self._thread = thread
@@ -122,7 +122,7 @@ class HubThread:
             hub.release()
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """A viewer is a file descriptor: the soft limit (often 1,024) is raised to the hard one."""
     try:
         import resource

@@ -11,12 +11,13 @@ import ctypes
 import socket
 import sys
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..blocks import Hello
 from ..log import Log, Step
 from ..noscript import Shown
+from ..position import Position
 from ..wire import sse
 
 MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -30,9 +31,12 @@ class Wire(Hashable, Protocol):
     """How blocks are written (`afterload.wire`). Viewers of equal wires share the bytes.
 
     Attributes:
+        NAME: the same in all processes.
         HEARTBEAT: seconds between two `ping` at most, whatever the settings say.
     """
 
+    @property
+    def NAME(self) -> str: ...  # noqa: D102, N802
     @property
     def HEARTBEAT(self) -> float: ...  # noqa: D102, N802
 
@@ -54,9 +58,9 @@ class Follow:
     """What a connecting viewer asks for.
 
     Attributes:
-        log: the log its channels stand in.
+        log: the log its channels stand in; None for the shared one, of whichever hub it comes to.
         names: the channels.
-        at: its position there, or None.
+        at: its position there, or None. For the shared log it is found by the hub, as what `rendered` says.
         rendered: its page was served at that position and has had nothing since.
         foreign: it sent a position, but of another log.
         position: what it sent, repeated by `hello` ("0" if nothing).
@@ -72,7 +76,7 @@ class Follow:
         sent: bytes of the head and the opening that are on their way already, and not there any more.
     """
 
-    log: Log
+    log: Log | None
     names: tuple[str, ...]
     at: int | None = None
     rendered: bool = False
@@ -92,7 +96,23 @@ class Follow:
     @property
     def key(self) -> GroupKey:
         """That of its group."""
+        assert self.log is not None
         return self.log.epoch, self.names, self.wire, self.shown
+
+    def within(self, shared: Log) -> Follow:
+        """The same, with its place in the shared log, if that is the one it follows."""
+        if self.log is not None:
+            return self
+        position = Position.parse(self.position)
+        known = position is not None and position.epoch == shared.epoch
+        return replace(
+            self,
+            log=shared,
+            at=position.offset if known and position else None,
+            rendered=known and position is not None and position.rendered,
+            # a document cannot fetch itself, and shows what it was served with
+            foreign=self.foreign or (position is not None and not known and self.shown is None),
+        )
 
 
 class Viewer:

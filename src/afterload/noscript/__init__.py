@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from copy import copy
-from typing import Self
+from typing import Any, Self
 
 from markupsafe import escape
 
@@ -140,6 +140,25 @@ class Shown:
         shared._nonce = shared.html = ""
         shared._begin()
         return shared
+
+    def form(self) -> dict[str, Any]:
+        """A shared one as a JSON value, for `of`."""
+        places = [[n, p.tag, p.scale, p.start, p.end] for n, p in self._places.items()]
+        return {"into": self._into, "again": self._again, "places": places}
+
+    @classmethod
+    def of(cls, form: dict[str, Any], clock: Callable[[], float]) -> Self:
+        """A shared one, made of the form of another.
+
+        Raises:
+            ValueError: it is no such form (or another of the errors of what is none).
+        """
+        shown = cls("", form["into"], None, form["again"], clock)
+        shown._places = {
+            name: Place(str(tag), tuple((str(k), str(v)) for k, v in scale), int(start), int(end))
+            for name, tag, scale, start, end in form["places"]
+        }
+        return shown.shared()
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -30,6 +30,7 @@ _PADDING = '<svg data-af aria-hidden="true" width="33" height="33"></svg>'
 # In JSON these are inside of strings only, where an escape means the same.
 _QUOTED = str.maketrans({"&": "\\u0026", "'": "\\u0027", ">": "\\u003e"})
 _END_TAGS = re.compile(r"\s*(</body\s*>\s*)?(</html\s*>\s*)?\Z", re.IGNORECASE)
+NAME = "document"
 # Of a line that was reset a browser may say nothing, so it is silence that tells.
 HEARTBEAT = 5.0
 COMPLETE = "<af-p p='[\"complete\",{}]'></af-p>"

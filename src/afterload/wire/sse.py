@@ -21,6 +21,7 @@ from ..blocks import RETRY_LEAST, Hello, Line, dumps
 from ..errors import WireError
 from ..log import Step
 
+NAME = "sse"
 HEARTBEAT = math.inf
 _NEWLINE = re.compile("\r\n|\r|\n")  # never str.splitlines(): U+2028, form feed and others are data
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -7,6 +7,7 @@ import math
 from ..blocks import Hello
 from ..log import Piece, Step
 
+NAME = "text"
 HEARTBEAT = math.inf
 
 

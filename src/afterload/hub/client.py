@@ -1,0 +1,518 @@
+"""A hub in another process, as this one sees it: what `Shared` says, over two connections to `afterload.hub.control`.
+
+`calls` is used by any thread. The first that comes takes what all others have queued along with its own, sends it in
+one go, and reads the answers; so many publishers cost few system calls, and no thread of ours stands between them and
+the hub. `events` is read by the poller of this process's own hub, and written by whoever has something to say.
+
+A client is one life of that hub. When a connection ends it is `gone` for good, and another one is made
+(`afterload.hub.meeting`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import HubError, LoopError
+from ..log import Step
+from ..patch import Patch
+from ..settings import Settings
+from . import rendezvous
+from .frames import FrameError, Frames, Message, frame, receive, rights
+from .head import SharedHead
+from .messages import entry, of_follow, steps
+from .poller import Poller
+from .viewer import Follow
+
+logger = logging.getLogger("afterload.hub")
+
+_STEP = 262_144
+_BATCH = 1_000_000  # bytes of calls that are sent in one go
+_HANDSHAKE = 5.0  # seconds
+_SOON = 0.01  # seconds between two tries to pass on a socket when too many are on their way
+_RECORDS = ("afterload.hub", "afterload.viewer")  # the loggers whose records a hub passes on
+_HURRY = 0.2  # seconds that the poller may wait to say something
+
+
+class Gone(HubError):  # noqa: N818 - what has happened, and no mistake
+    """The hub has ended, or the connection to it, and it has heard nothing of what was to be said: say it again."""
+
+
+class Owner(Protocol):
+    """What a hub asks of a process; called in the poller's thread."""
+
+    def start(self, name: str, number: int, outlet: Client) -> None:
+        """See `leases.Runner`."""
+
+    def stop(self, name: str, number: int, outlet: Client) -> None:
+        """See `leases.Runner`."""
+
+    def take(self, sock: socket.socket, viewer: dict[str, Any]) -> None:
+        """The viewer of a private loop has come to another process."""
+
+    def ask(self, key: str, label: str) -> int | None:
+        """How a private loop stands: None if it is unknown, its end if it has ended, else 0."""
+
+    def leave(self, key: str) -> None:
+        """The page of a private loop will not come back."""
+
+
+class _Call:
+    __slots__ = ("answer", "data", "deadline", "error")
+
+    def __init__(self, data: bytes, deadline: float) -> None:
+        self.data = data
+        self.deadline = deadline
+        self.answer: Message | None = None
+        self.error: HubError | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+
+class Calls:
+    """A connection of calls; opened by the first.
+
+    Args:
+        namespace: whose hub.
+        timeout: seconds until a call is given up.
+        epoch: of the life of the hub that is meant; "" for any.
+    """
+
+    def __init__(self, namespace: str, timeout: float, epoch: str = "") -> None:
+        self.namespace = namespace
+        self._timeout = timeout
+        self._epoch = epoch
+        self._sock: socket.socket | None = None
+        self._frames = Frames()
+        self._answers: deque[Message] = deque()
+        self._changed = threading.Condition()
+        self._queue: deque[_Call] = deque()
+        self._led = False
+
+    def call(self, what: str, **said: Any) -> Any:
+        """Calls the hub, in any thread.
+
+        Raises:
+            Gone: the hub had ended before it could hear of it, or was never there.
+            HubError: it has ended with it, does not answer in time, or refuses this process, or what it says.
+            FrameError: there is too much to say.
+        """
+        deadline = time.monotonic() + self._timeout
+        mine = _Call(frame({"call": what, **said}), deadline)
+        with self._changed:
+            self._queue.append(mine)
+        while True:
+            with self._changed:
+                while self._led and not mine.over:
+                    if not self._changed.wait(max(0.0, deadline - time.monotonic())) and not mine.over:
+                        if mine in self._queue:
+                            self._queue.remove(mine)
+                        raise self.silent()
+                if mine.over:
+                    break
+                self._led = True
+                batch = self._batch()
+            try:
+                self._exchange(batch)
+            finally:
+                with self._changed:
+                    self._led = False
+                    self._changed.notify_all()
+        if mine.error is not None:
+            raise mine.error
+        assert mine.answer is not None
+        if "error" in mine.answer:
+            raise HubError(
+                f"the hub of namespace {self.namespace!r} refuses: {mine.answer['error']}",
+                namespace=self.namespace,
+            )
+        return mine.answer["value"]
+
+    def close(self) -> None:
+        """Closes the connection; the next call opens another."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+        self._frames = Frames()
+        self._answers.clear()
+
+    def _batch(self) -> list[_Call]:
+        batch, size = [self._queue.popleft()], 0
+        while self._queue and size < _BATCH:
+            batch.append(self._queue.popleft())
+            size += len(batch[-1].data)
+        return batch
+
+    def _exchange(self, batch: list[_Call]) -> None:
+        error: HubError | None = None
+        data = b"".join([call.data for call in batch])
+        unheard = True
+        try:
+            sock = self._sock or self._open()
+            self._wait_until(sock, max(call.deadline for call in batch))
+            sent = sock.send(data)
+            unheard = False
+            sock.sendall(data[sent:])
+            for call in batch:
+                call.answer = self._next(sock)
+        except BlockingIOError:  # of SO_RCVTIMEO and SO_SNDTIMEO
+            error = self.silent()
+        except HubError as e:
+            error = e
+        except (OSError, FrameError) as e:
+            error = self.gone(e) if unheard else self._gone_with(e)
+        finally:
+            left = [call for call in batch if not call.over]
+            for call in left:
+                call.error = error or self._gone_with("the call was interrupted")
+            if left:
+                self.close()  # what it would say next is not for who would read it
+
+    def _open(self) -> socket.socket:
+        sock = rendezvous.connect(self.namespace, self._timeout)
+        if sock is None:
+            raise self.gone("nobody is there")
+        sock.settimeout(None)
+        self._sock = sock
+        sock.sendall(frame({"hello": "calls", "epoch": self._epoch}))
+        return sock
+
+    @staticmethod
+    def _wait_until(sock: socket.socket, deadline: float) -> None:
+        # A socket with a timeout of Python's would cost two more system calls for each of these.
+        left = max(0.001, deadline - time.monotonic())
+        patience = struct.pack("@ll", int(left), int(left % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+
+    def _next(self, sock: socket.socket) -> Message:
+        while not self._answers:
+            data = sock.recv(_STEP)
+            if not data:
+                raise ConnectionResetError("it has closed the connection")
+            self._answers.extend(message for message, _ in self._frames.feed(data))
+        return self._answers.popleft()
+
+    def gone(self, why: object) -> Gone:
+        """What is raised where it has ended."""
+        return Gone(f"the hub of namespace {self.namespace!r} is gone: {why}", namespace=self.namespace)
+
+    def _gone_with(self, why: object) -> HubError:
+        return HubError(
+            f"the hub of namespace {self.namespace!r} has ended: {why}; what was said may have reached it, or not",
+            namespace=self.namespace,
+        )
+
+    def silent(self) -> HubError:
+        """What is raised where it does not answer in time."""
+        return HubError(
+            f"the hub of namespace {self.namespace!r} has not answered for {self._timeout:g} s (publish_timeout); what "
+            "was said may have reached it, or not",
+            namespace=self.namespace,
+        )
+
+
+class Client:
+    """A hub in another process; see `hub.Shared`. Made by `Client.find`.
+
+    Attributes:
+        epoch: of this life of the hub.
+        kind: what the hub is: "thread" or "process".
+        pid: of its process.
+        is_gone: it has ended.
+    """
+
+    def __init__(
+        self, namespace: str, settings: Settings, poller: Poller, owner: Owner, gone: Callable[[Client], None],
+        sock: socket.socket, welcome: Message, head: SharedHead,
+    ) -> None:  # fmt: skip
+        self.namespace = namespace
+        self.epoch = str(welcome["welcome"])
+        self.kind = str(welcome["kind"])
+        self.pid = int(welcome["pid"])
+        self.is_gone = False
+        self._poller = poller
+        self._owner = owner
+        self._when_gone = gone
+        self._timeout = settings.publish_timeout
+        self._head = head
+        self._calls = Calls(namespace, self._timeout, self.epoch)
+        self._sock = sock
+        self._frames = Frames()
+        self._descriptors: deque[int] = deque()
+        self._sending = threading.Lock()
+
+    @classmethod
+    def find(
+        cls, namespace: str, settings: Settings, member: str, poller: Poller, owner: Owner,
+        gone: Callable[[Client], None],
+    ) -> Client | None:  # fmt: skip
+        """The hub that has the place of a namespace; None where nobody has it.
+
+        Args:
+            namespace: whose.
+            settings: of the app; they are the hub's from now on.
+            member: what this process is called there; nobody else may be called so.
+            poller: reads what the hub says.
+            owner: does what it says, in the poller's thread.
+            gone: called there when the hub has ended.
+
+        Raises:
+            HubError: there is one, and it does not answer, or refuses this process.
+        """
+        sock = rendezvous.connect(namespace, _HANDSHAKE)
+        if sock is None:
+            return None
+        try:
+            found = _shake_hands(sock, settings, namespace, member)
+            if found is None:
+                sock.close()
+                return None
+            sock.setblocking(False)
+            client = cls(namespace, settings, poller, owner, gone, sock, *found)
+        except BaseException:
+            sock.close()
+            raise
+        poller.call(lambda: poller.register(sock, client._ready))
+        return client
+
+    # As `hub.Shared`
+
+    def head(self) -> int:
+        """See `hub.Shared`."""
+        return self._head.get()
+
+    def publish(self, name: str, patches: tuple[Patch, ...]) -> int:
+        """See `hub.Shared`.
+
+        Raises:
+            HubError: as of `Calls.call`.
+        """
+        offset: int = self._calls.call("publish", name=name, entry=entry(patches))
+        return offset
+
+    def viewers(self, name: str) -> int:
+        """See `hub.Shared`."""
+        count: int = self._calls.call("viewers", name=name)
+        return count
+
+    def at_end(self, names: Sequence[str], at: int) -> bool:
+        """See `hub.Shared`."""
+        return bool(self._calls.call("at end", names=list(names), at=at))
+
+    def answer(self, names: Sequence[str], at: int | None, *, rendered: bool) -> Sequence[Step]:
+        """See `hub.Shared`."""
+        return steps(self._calls.call("answer", names=list(names), at=at, rendered=rendered))
+
+    def adopt(self, sock: socket.socket, follow: Follow) -> None:
+        """See `hub.Shared`; the socket is closed here when the hub has been sent it.
+
+        Raises:
+            HubError: it could not be sent; then it is the caller's as before.
+        """
+        self._say({"say": "adopt", "follow": of_follow(follow)}, sock.fileno())
+        sock.close()
+
+    def restart(self, name: str) -> None:
+        """See `hub.Shared`."""
+        self._calls.call("restart", name=name)
+
+    def stats(self) -> dict[str, Any]:
+        """See `hub.Shared`."""
+        found: dict[str, Any] = self._calls.call("stats")
+        return found
+
+    # What else a process of a namespace says
+
+    def offer(self, loops: Sequence[tuple[str, float]]) -> None:
+        """Offers to run loops, each with how long it goes on after its last viewer."""
+        if loops:
+            self._say({"say": "offer", "loops": loops})
+
+    def withdraw(self) -> None:
+        """Gives back all leases, and offers nothing any more."""
+        self._say({"say": "withdraw"})
+
+    def publish_run(self, name: str, number: int, count: int, patches: tuple[Patch, ...]) -> int | None:
+        """See `leases.Leases.publish_run`."""
+        said = {"name": name, "lease": number, "count": count, "entry": entry(patches)}
+        offset: int | None = self._calls.call("publish run", **said)
+        return offset
+
+    def give_back(self, name: str, number: int) -> None:
+        """See `leases.Leases.give_back`."""
+        self._say({"say": "give back", "loop": name, "lease": number})
+
+    def finish(self, name: str, number: int, status: str, message: str) -> None:
+        """See `leases.Leases.finish`."""
+        self._calls.call("finish", name=name, lease=number, status=status, message=message)
+
+    def ask(self, member: str, key: str, label: str) -> int | None:
+        """How a private loop of another process stands: see `Owner.ask`.
+
+        Raises:
+            HubError: as of `Calls.call`; or that process does not answer.
+        """
+        # By a connection of its own: the answer is another process's, and nobody is to wait behind it.
+        calls = Calls(self.namespace, self._timeout, self.epoch)
+        try:
+            end: int | None = calls.call("ask", member=member, key=key, label=label)
+        finally:
+            calls.close()
+        return end
+
+    def relay(self, sock: socket.socket, member: str, viewer: dict[str, Any]) -> None:
+        """Passes the viewer of a private loop on to the process that runs it; as `adopt`."""
+        self._say({"say": "relay", "member": member, "viewer": viewer}, sock.fileno())
+        sock.close()
+
+    def forward(self, member: str, key: str) -> None:
+        """Tells the process that runs a private loop that its page will not come back."""
+        self._say({"say": "forward", "member": member, "key": key})
+
+    def close(self) -> None:
+        """Ends the connections; for the hub, this process is gone."""
+        self.is_gone = True
+        self._poller.call(self._end)
+
+    def release(self) -> None:
+        """Closes everything without a word: what a forked child does with its copy."""
+        self.is_gone = True
+        self._sock.close()
+        self._calls.close()
+
+    # Events
+
+    def _say(self, message: Message, descriptor: int | None = None, patience: float | None = None) -> None:
+        data = frame(message, int(descriptor is not None))
+        size = len(data)
+        along = rights(descriptor)
+        deadline = time.monotonic() + (self._timeout if patience is None else patience)
+        with self._sending:
+            while data:
+                if self.is_gone:
+                    raise self._calls.gone("the connection has ended")
+                try:
+                    data = data[self._sock.sendmsg([data], along) :]
+                    along = []
+                    continue
+                except BlockingIOError:
+                    writable = select.poll()
+                    writable.register(self._sock, select.POLLOUT)
+                    writable.poll(1000 * max(0.0, deadline - time.monotonic()))
+                except OSError as error:
+                    if error.errno != errno.ETOOMANYREFS:
+                        raise self._calls.gone(error) from error
+                    # More sockets are on their way than may be (RLIMIT_NOFILE): the hub takes them in meanwhile.
+                    time.sleep(_SOON)
+                if time.monotonic() > deadline:
+                    if len(data) < size:
+                        self.close()  # it was half said, so nothing that comes behind would be understood
+                    raise self._calls.silent()
+
+    def _ready(self, mask: int) -> None:
+        try:
+            data = receive(self._sock, self._descriptors)
+            if not data:
+                self._end()
+                return
+            for message, wants in self._frames.feed(data):
+                self._hear(message, [self._descriptors.popleft() for _ in range(wants)])
+        except BlockingIOError:
+            return
+        except OSError:
+            self._end()
+        except (FrameError, IndexError):
+            logger.exception("afterload: the hub of namespace %r says what is not understood", self.namespace)
+            self._end()
+
+    def _hear(self, message: Message, descriptors: list[int]) -> None:
+        if "error" in message:
+            logger.error("afterload: the hub of namespace %r refuses: %s", self.namespace, message["error"])
+            return
+        match message["say"]:
+            case "start":
+                try:
+                    self._owner.start(message["loop"], message["lease"], self)
+                except LoopError:
+                    said = {"say": "refuse", "loop": message["loop"], "lease": message["lease"]}
+                    self._say(said, patience=_HURRY)
+            case "stop":
+                self._owner.stop(message["loop"], message["lease"], self)
+            case "take":
+                self._owner.take(socket.socket(fileno=descriptors[0]), message["viewer"])
+            case "ask":
+                end = self._owner.ask(message["key"], message["label"])
+                self._say({"say": "answer", "number": message["number"], "value": end}, patience=_HURRY)
+            case "leave":
+                self._owner.leave(message["key"])
+            case "record":
+                logging.getLogger(message["name"]).log(message["level"], "%s", message["text"])
+
+    def _end(self) -> None:
+        self.is_gone = True
+        if self._sock.fileno() < 0:
+            return
+        self._poller.unregister(self._sock)
+        self._sock.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+        self._when_gone(self)
+
+
+def _shake_hands(
+    sock: socket.socket, settings: Settings, namespace: str, member: str
+) -> tuple[Message, SharedHead] | None:
+    """What the hub says when a process comes in; None if it is about to end."""
+    said = {
+        "hello": "events",
+        "member": member,
+        "title": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "settings": asdict(settings),
+        "levels": {name: logging.getLogger(name).getEffectiveLevel() for name in _RECORDS},
+    }
+    frames = Frames()
+    descriptors: deque[int] = deque()
+    try:
+        sock.sendall(frame(said))
+        while True:
+            data = receive(sock, descriptors)
+            if not data:
+                return None
+            for message, _ in frames.feed(data):
+                if "error" in message:
+                    raise HubError(
+                        f"the hub of namespace {namespace!r} refuses this process: {message['error']}",
+                        namespace=namespace,
+                    )
+                return message, SharedHead(descriptors.popleft())
+    except FrameError as error:
+        raise HubError(
+            f"the hub of namespace {namespace!r} is of another version of afterload, or none: {error}; end it, and "
+            "one of this version is started",
+            namespace=namespace,
+        ) from error
+    except ConnectionError:
+        return None
+    except (OSError, IndexError) as error:
+        raise HubError(
+            f"the hub of namespace {namespace!r} does not answer: {error}", namespace=namespace
+        ) from error
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

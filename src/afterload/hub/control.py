@@ -1,0 +1,490 @@
+"""The door of a hub: other processes of the namespace come by it, hand over viewers, publish, and offer to run loops.
+
+Runs in the hub's poller. A process comes by two kinds of connection, each beginning with a `hello`:
+
+``events``  what it says needs no answer (viewers with their sockets, offers), and the hub tells it what to do (loops to
+            start and stop, a private loop's viewer that came to another process, records for its log). It is the
+            process's **lease on life**: when it ends, all that the process ran is free for others.
+``calls``   each message has one answer, in order.
+
+What one connection says wrong ends that connection, with one message that says why, and disturbs nobody else. Only
+processes of the same user are listened to. docs/decisions/0004 has the messages.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AfterloadError, PatchError
+from ..log import wrong_name
+from ..settings import checked
+from . import rendezvous
+from .frames import VERSION, FrameError, Frames, Message, frame, receive, rights
+from .messages import REFUSED, follow, of_steps, patches
+from .poller import READ, WRITE
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+logger = logging.getLogger("afterload.hub")
+
+_UNSENT_MOST = 16 * 1024 * 1024  # bytes that a process which does not read may have waiting
+_PAUSE = 0.2  # seconds that nobody is let in, or passed on, when the system had no room for it
+_ASKED_MOST = 5.0  # seconds that a process has to answer for another
+
+
+class Connection:
+    """One connection of a process.
+
+    Attributes:
+        sock: the socket.
+        pid: of the process.
+        kind: "events", "calls", or "" until it has said which.
+        member: the name that the process has made up for itself, unique in its namespace.
+        title: what the process is, for people.
+        since: clock time at which it came.
+    """
+
+    def __init__(self, control: Control, sock: socket.socket, pid: int) -> None:
+        self.sock = sock
+        self.pid = pid
+        self.kind = ""
+        self.member = ""
+        self.title = ""
+        self.levels: dict[str, int] = {}
+        self.since = control.hub.clock()
+        self._control = control
+        self._frames = Frames()
+        self._descriptors: deque[int] = deque()
+        self._unsent: deque[tuple[bytes, int | None]] = deque()
+        self._unsent_bytes = 0
+        self.closed = False
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be read by the process."""
+        return self._unsent_bytes
+
+    # As a `leases.Runner`
+
+    def start(self, name: str, number: int) -> None:
+        """See `leases.Runner`."""
+        self.send({"say": "start", "loop": name, "lease": number})
+
+    def stop(self, name: str, number: int) -> None:
+        """See `leases.Runner`."""
+        self.send({"say": "stop", "loop": name, "lease": number})
+
+    # Sending
+
+    def send(self, message: Message, descriptor: int | None = None) -> None:
+        """Sends a message, in any thread; a descriptor is closed once it is sent."""
+        self._control.hub.poller.call(lambda: self.say(message, descriptor))
+
+    def say(self, message: Message, descriptor: int | None = None) -> None:
+        """The same, in the poller's thread."""
+        if self.closed:
+            if descriptor is not None:
+                os.close(descriptor)
+            return
+        data = frame(message, int(descriptor is not None))
+        self._unsent.append((data, descriptor))
+        self._unsent_bytes += len(data)
+        if len(self._unsent) == 1:
+            self._push()
+        elif self._unsent_bytes > _UNSENT_MOST:
+            self._control.end(self, "it does not read what it is told")
+
+    def _push(self) -> None:
+        while self._unsent:
+            data, descriptor = self._unsent[0]
+            try:
+                sent = self.sock.sendmsg([data], rights(descriptor))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # more are on their way than may be; waited out
+                    self._control.hub.poller.at(self._control.hub.clock() + _PAUSE, self._push)
+                    self._control.hub.poller.want(self.sock, READ)
+                    return
+                self._control.end(self, "")
+                return
+            if descriptor is not None:
+                os.close(descriptor)
+            self._unsent_bytes -= sent
+            if sent == len(data):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = data[sent:], None
+        if not self.closed:
+            self._control.hub.poller.want(self.sock, READ | WRITE if self._unsent else READ)
+
+    # Receiving
+
+    def ready(self, mask: int) -> None:
+        """The socket is."""
+        if mask & WRITE and self._unsent:
+            self._push()
+        if mask & READ and not self.closed:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = receive(self.sock, self._descriptors)
+        except BlockingIOError:
+            return
+        except FrameError as error:
+            self._control.end(self, str(error))
+        except OSError:
+            self._control.end(self, "")
+        else:
+            if data:
+                self._control.received(self, data, self._frames, self._descriptors)
+            else:
+                self._control.end(self, "")
+
+    def close(self) -> None:
+        """Closes it, and what it has sent and nobody took."""
+        self.closed = True
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        for _, waiting in self._unsent:
+            if waiting is not None:
+                os.close(waiting)
+        self._descriptors.clear()
+        self._unsent.clear()
+        self.sock.close()
+
+
+class Control:
+    """The door of a hub.
+
+    Args:
+        hub: the hub.
+        listener: bound at the rendezvous (`rendezvous.bind`).
+        namespace: its.
+        kind: what the hub is, for people: "thread" or "process".
+
+    Attributes:
+        make_way: called when another hub is to have the place; says whether it may.
+        emptied: called when the last process that has viewers or loops has gone.
+        entered: called when a process comes.
+    """
+
+    def __init__(self, hub: Hub, listener: socket.socket, namespace: str, kind: str) -> None:
+        self.hub = hub
+        self.namespace = namespace
+        self.kind = kind
+        self.make_way: Callable[[], bool] = lambda: False
+        self.emptied: Callable[[], None] = lambda: None
+        self.entered: Callable[[], None] = lambda: None
+        self.connections: set[Connection] = set()
+        self.members: dict[str, Connection] = {}
+        self._listener = listener
+        self._asked: dict[int, tuple[Connection, float]] = {}
+        self._numbers = itertools.count(1)
+        self._closed = False
+        hub.door = self
+        hub.poller.call(lambda: hub.poller.register(listener, self._accept))
+
+    def close(self) -> None:
+        """Nobody comes by it any more, and those who came are told by the end of their connections."""
+        self._closed = True
+        self._listener.close()
+        for connection in list(self.connections):
+            connection.close()
+        self.connections.clear()
+        self.members.clear()
+
+    def leave(self) -> None:
+        """The same, where the hub goes on to serve its viewers for a moment: who comes now finds another hub."""
+        self.hub.poller.call(self._leave)
+
+    def _leave(self) -> None:
+        if self._closed:
+            return
+        self.hub.poller.unregister(self._listener)
+        for connection in list(self.connections):
+            self.end(connection, "")
+        self.close()
+
+    # Connections
+
+    def _accept(self, mask: int) -> None:
+        for _ in range(64):
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._pause(f"a process could not be let in: {error}")
+                return
+            try:
+                sock.setblocking(False)
+                pid, uid = rendezvous.peer(sock)
+            except OSError:
+                sock.close()
+                continue
+            connection = Connection(self, sock, pid)
+            self.connections.add(connection)
+            self.hub.poller.register(sock, connection.ready)
+            if uid != os.geteuid():
+                self.end(
+                    connection,
+                    f"the hub of namespace {self.namespace!r} is of user {os.geteuid()}, and this process is of "
+                    f"user {uid}: run it as the same user",
+                )
+
+    def _pause(self, why: str) -> None:
+        """No descriptor is left: who waits to be let in waits a moment, or the poller would do nothing else."""
+        self.hub.count("paused")
+        logger.warning("afterload: %s", why)
+        self.hub.poller.unregister(self._listener)
+        self.hub.poller.at(self.hub.clock() + _PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        if not self._closed:
+            self.hub.poller.register(self._listener, self._accept)
+
+    def end(self, connection: Connection, why: str) -> None:
+        """Ends a connection; what is wrong is said to it, if anything is."""
+        if connection.closed:
+            return
+        if why:
+            self.hub.count("refused_processes")
+            logger.warning("afterload: process %d is sent away: %s", connection.pid, why)
+            try:
+                connection.sock.send(frame({"error": why, "version": VERSION}))
+            except OSError:
+                pass
+        self.hub.poller.unregister(connection.sock)
+        self.connections.discard(connection)
+        connection.close()
+        if self.members.get(connection.member) is connection and connection.kind == "events":
+            del self.members[connection.member]
+            self.hub.leases.withdraw(connection)
+            if not self.members:
+                self.emptied()
+
+    def received(self, connection: Connection, data: bytes, frames: Frames, descriptors: deque[int]) -> None:
+        """Bytes have come by a connection."""
+        try:
+            for message, wants in frames.feed(data):
+                descriptor = None
+                if wants:
+                    if wants > 1 or not descriptors:
+                        raise FrameError("a message has not the descriptor that it speaks of")
+                    descriptor = descriptors.popleft()
+                try:
+                    self._take(connection, message, descriptor)
+                except BaseException:
+                    if descriptor is not None:
+                        os.close(descriptor)
+                    raise
+                if connection.closed:
+                    return
+        except AfterloadError as error:
+            self.end(connection, str(error))
+        except REFUSED as error:
+            self.end(connection, f"a message is none that is known here: {error!r}")
+
+    def _take(self, connection: Connection, message: Message, descriptor: int | None) -> None:
+        """A message; its descriptor is taken by this, or something is raised."""
+        if connection.kind == "calls":
+            self._call(connection, message)
+        elif not connection.kind:
+            self._hello(connection, message)
+        elif message["say"] in _WITH_SOCKET:
+            if descriptor is None:
+                raise FrameError("a viewer comes with its socket")
+            _WITH_SOCKET[message["say"]](self, connection, message, descriptor)
+            return
+        else:
+            _SAYS[message["say"]](self, connection, message)
+        if descriptor is not None:
+            raise FrameError("a descriptor came with a message that has no use for one")
+
+    def _call(self, connection: Connection, message: Message) -> None:
+        try:
+            value = _CALLS[message["call"]](self, connection, message)
+        except (*REFUSED, AfterloadError) as error:
+            connection.say({"error": f"{type(error).__name__}: {error}"})
+            return
+        if value is not _LATER:
+            connection.say({"value": value})
+
+    def _hello(self, connection: Connection, message: Message) -> None:
+        kind = message["hello"]
+        if kind == "calls":
+            if message["epoch"] not in ("", self.hub.epoch):
+                self.end(connection, "")  # it means a hub that is gone
+            connection.kind = kind
+            return
+        if kind != "events":
+            raise FrameError(f"there are connections of events and of calls, not of {kind!r}")
+        member = str(message["member"])
+        if member in self.members:
+            raise FrameError(f"a process of the name {member!r} is here already")
+        if message["settings"]:
+            self._settle(message["settings"])
+        connection.member, connection.title = member, str(message["title"])[:200]
+        connection.levels = {str(name): int(level) for name, level in message["levels"].items()}
+        connection.kind = kind
+        self.members[member] = connection
+        welcome = {"welcome": self.hub.epoch, "pid": os.getpid(), "kind": self.kind}
+        connection.say(welcome, os.dup(self.hub.shared_head().descriptor))
+        self.entered()
+
+    def _settle(self, said: Any) -> None:
+        """The hub's bounds and durations are those of the app; after a deploy, of the new one."""
+        settings = self.hub.settings.updated({str(name): value for name, value in said.items()})
+        if settings != self.hub.settings:
+            self.hub.settle(settings)
+
+    # What is said
+
+    def _offer(self, connection: Connection, message: Message) -> None:
+        for name, linger in message["loops"]:
+            if wrong := wrong_name(name):
+                raise FrameError(wrong)
+            self.hub.leases.offer(connection, name, checked("linger", linger, float))
+
+    def _refuse(self, connection: Connection, message: Message) -> None:
+        self.hub.leases.refuse(str(message["loop"]), int(message["lease"]))
+
+    def _give_back(self, connection: Connection, message: Message) -> None:
+        self.hub.leases.give_back(str(message["loop"]), int(message["lease"]))
+
+    def _make_way(self, connection: Connection, message: Message) -> bool:
+        """Another hub is to have the place; whether it may."""
+        return self.make_way()
+
+    def _withdraw(self, connection: Connection, message: Message) -> None:
+        self.hub.leases.withdraw(connection)
+
+    def _adopt(self, connection: Connection, message: Message, descriptor: int) -> None:
+        wanted = follow(message["follow"], self.hub.clock, self.hub.settings.max_channels_per_viewer)
+        try:
+            sock = socket.socket(fileno=descriptor)
+        except OSError as error:
+            raise FrameError(f"what came as a viewer's socket is none: {error}") from error
+        self.hub.poller.safely(self.hub.fanout.adopt, sock, wanted)
+
+    def _relay(self, connection: Connection, message: Message, descriptor: int) -> None:
+        """The viewer of a private loop that another process runs."""
+        member = self.members.get(str(message["member"]))
+        if member is None:
+            os.close(descriptor)  # gone meanwhile: its page comes again
+            return
+        member.say({"say": "take", "viewer": message["viewer"]}, descriptor)
+
+    def _forward(self, connection: Connection, message: Message) -> None:
+        """The page of a private loop that another process runs says that it will not come back."""
+        member = self.members.get(str(message["member"]))
+        if member is not None:
+            member.say({"say": "leave", "key": str(message["key"])})
+
+    def _answered(self, connection: Connection, message: Message) -> None:
+        caller, _ = self._asked.pop(int(message["number"]), (None, 0.0))
+        if caller is not None:
+            caller.say({"value": message["value"]})
+
+    # What is called
+
+    def _publish(self, connection: Connection, message: Message) -> int:
+        name = message["name"]
+        if wrong := wrong_name(name):
+            raise PatchError(wrong, value=name)
+        return self.hub.publish(name, patches(message["entry"]))
+
+    def _publish_run(self, connection: Connection, message: Message) -> int | None:
+        number, count = int(message["lease"]), int(message["count"])
+        return self.hub.leases.publish_run(str(message["name"]), number, count, patches(message["entry"]))
+
+    def _finish(self, connection: Connection, message: Message) -> None:
+        status = message["status"]
+        if status not in ("done", "failed", "cancelled"):
+            raise ValueError(f"a loop ends done, failed or cancelled, not {status!r}")
+        self.hub.leases.finish(message["name"], int(message["lease"]), status, str(message["message"]))
+
+    def _restart(self, connection: Connection, message: Message) -> None:
+        self.hub.restart(str(message["name"]))
+
+    def _viewers(self, connection: Connection, message: Message) -> int:
+        return self.hub.viewers(str(message["name"]))
+
+    def _at_end(self, connection: Connection, message: Message) -> bool:
+        return self.hub.at_end([str(name) for name in message["names"]], int(message["at"]))
+
+    def _answer(self, connection: Connection, message: Message) -> list[Any]:
+        names = [str(name) for name in message["names"]]
+        at = None if message["at"] is None else int(message["at"])
+        return of_steps(self.hub.answer(names, at, rendered=bool(message["rendered"])))
+
+    def _ask(self, connection: Connection, message: Message) -> object:
+        """How a private loop of another process stands; it says so itself, and who asks waits for it."""
+        member = self.members.get(str(message["member"]))
+        if member is None:
+            return None
+        number = next(self._numbers)
+        now = self.hub.clock()
+        self._asked = {n: asked for n, asked in self._asked.items() if now - asked[1] < _ASKED_MOST}
+        self._asked[number] = connection, now
+        member.say(
+            {"say": "ask", "number": number, "key": str(message["key"]), "label": str(message["label"])}
+        )
+        return _LATER
+
+    def _stats(self, connection: Connection, message: Message) -> dict[str, Any]:
+        return self.stats()
+
+    def stats(self) -> dict[str, Any]:
+        """What `Hub.stats` says, and who is here."""
+        runners = self.hub.leases.holders()
+        return {
+            **self.hub.stats(),
+            "namespace": self.namespace,
+            "hub": self.kind,
+            "pid": os.getpid(),
+            "version": VERSION,
+            "loops_run": {name: getattr(runner, "pid", os.getpid()) for name, runner in runners.items()},
+            "loops_offered": sorted(self.hub.leases.offered()),
+            "processes": [
+                {"pid": c.pid, "title": c.title, "seconds": self.hub.clock() - c.since}
+                for c in sorted(self.members.values(), key=lambda c: c.since)
+            ],
+        }
+
+
+_LATER = object()
+_SAYS: dict[str, Callable[[Control, Connection, Message], None]] = {
+    "offer": Control._offer,
+    "refuse": Control._refuse,
+    "give back": Control._give_back,
+    "withdraw": Control._withdraw,
+    "forward": Control._forward,
+    "answer": Control._answered,
+}
+_WITH_SOCKET: dict[str, Callable[[Control, Connection, Message, int], None]] = {
+    "adopt": Control._adopt,
+    "relay": Control._relay,
+}
+_CALLS: dict[str, Callable[[Control, Connection, Message], Any]] = {
+    "publish": Control._publish,
+    "publish run": Control._publish_run,
+    "finish": Control._finish,
+    "restart": Control._restart,
+    "viewers": Control._viewers,
+    "at end": Control._at_end,
+    "answer": Control._answer,
+    "ask": Control._ask,
+    "stats": Control._stats,
+    "make way": Control._make_way,
+}

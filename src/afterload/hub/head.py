@@ -1,0 +1,54 @@
+"""The head of the shared log, where other processes see it without asking: a page of memory shared by all.
+
+Every request of an app takes the head's position when it begins, before anything is read for its page, so it must not
+cost a round trip. A number of eight bytes, aligned, is written and read whole by the processors that Python runs on.
+What a hub has confirmed to whoever published it is in what anybody reads afterwards.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+_SIZE = mmap.PAGESIZE
+
+
+class SharedHead:
+    """The head as this process writes or reads it.
+
+    Args:
+        descriptor: of the memory, as another process made it; it is closed by this. None makes it.
+
+    Raises:
+        OSError: the system has none to give, or it is too small.
+    """
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._own = descriptor is None
+        self.descriptor = os.memfd_create("afterload-head") if descriptor is None else descriptor
+        try:
+            if self._own:
+                os.ftruncate(self.descriptor, _SIZE)
+            elif os.fstat(self.descriptor).st_size < _SIZE:  # to read behind its end would end the process
+                raise OSError("what is to be the head is too small for it")
+            access = mmap.ACCESS_WRITE if self._own else mmap.ACCESS_READ
+            self._map = mmap.mmap(self.descriptor, _SIZE, access=access)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        if not self._own:
+            os.close(self.descriptor)
+        self._number = memoryview(self._map).cast("q")
+
+    def set(self, head: int) -> None:
+        """What everybody reads from now on."""
+        self._number[0] = head
+
+    def get(self) -> int:
+        """The head as it is now."""
+        return self._number[0]
+
+    def close(self) -> None:
+        """Closes the descriptor; the memory goes with the last who uses it."""
+        if self._own:
+            os.close(self.descriptor)

@@ -1,0 +1,339 @@
+"""Which hub has the shared channels of a process: its own, or another process's.
+
+::
+
+    alone ──answers requests, nobody has the place──▶ host: other processes come to the hub of this one
+      │  └──somebody has it, or a hub process is wanted──▶ client: of the hub that is there ──it ends──▶ lost
+      └──publishes only (a cron job): client where there is a hub, else alone                             │
+                                             host or client, as before ◀──somebody has the place again────┘
+
+A process that answers requests looks for another hub by itself when it has lost one; one that only publishes does so
+when it has something to publish. While there is none, who publishes waits, `publish_timeout` at most.
+
+The private loops of a process, and their viewers, are its own hub's in any case.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from ..errors import HubError
+from ..patch import Patch
+from ..settings import Settings
+from . import process, rendezvous
+from .client import Client, Gone, Owner
+from .control import Control
+from .hub import Shared
+from .thread import HubThread
+
+logger = logging.getLogger("afterload.hub")
+T = TypeVar("T")
+
+_APPEARS = 10.0  # seconds that a hub process has to be there after it was started
+_LOOK = 0.02  # seconds between two looks at whether it is
+_AGAIN = 0.5  # seconds between two tries to find a hub, or to start one, where that has failed
+
+
+def new_member() -> str:
+    """A name for a process, unlike that of any other."""
+    return secrets.token_urlsafe(6)
+
+
+class Loops(Owner, Protocol):
+    """What is asked of the loops of this process."""
+
+    def offered(self) -> Sequence[tuple[str, float]]:
+        """What it offers to run, and how long each goes on after its last viewer."""
+
+    def stop_all(self, outlet: Shared) -> None:
+        """The leases of a hub are over."""
+
+
+class Meeting:
+    """Where a process's shared channels are.
+
+    Args:
+        thread: its own hub.
+        settings: of the app.
+        namespace: whose hub others are to find; "" for a process that meets nobody.
+        member: what this process is called there: part of the keys of its private loops.
+        loops: its loops.
+
+    Attributes:
+        member: see above.
+        serves: it answers requests, and so it offers to run loops.
+    """
+
+    def __init__(
+        self, thread: HubThread, settings: Settings, namespace: str, member: str, loops: Loops
+    ) -> None:
+        self.member = member
+        self.serves = False
+        self._hub = thread.hub
+        self._settings = settings
+        self._namespace = namespace if rendezvous.POSSIBLE else ""
+        self._loops = loops
+        self._several = False
+        self._shared: Shared = thread.hub
+        self._client: Client | None = None
+        self._host: Control | None = None
+        self._ever = False
+        self._expects = False
+        self._closed = False
+        self._leaving = False
+        self._looking = False
+        self._refused = ""
+        self._next = 0.0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+
+    @property
+    def shared(self) -> Shared:
+        """The hub of the shared channels; where it was lost and another one is not there yet, the one that was."""
+        return self._shared
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is where it is to be."""
+        if self._host is not None or not self._namespace:
+            return True
+        return self._client is not None and not self._client.is_gone
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it answers requests and is where it is to be; or is about to end."""
+        return (self.serves and self.is_settled) or self._leaving
+
+    @property
+    def is_cut_off(self) -> str:
+        """Why its viewers would miss what other processes publish; "" if they would not."""
+        return "" if self.is_settled or not self._several else self._refused or "there is no hub yet"
+
+    def serve(self, several: bool) -> None:
+        """This process answers requests; returns when it has its hub, or cannot have one.
+
+        Args:
+            several: others do so too, so the hub is to be a process of its own if there is none yet.
+        """
+        if self.is_serving:
+            return
+        with self._lock:
+            first = not self.serves
+            self._several = self._is_several(several)
+            self.serves = self._expects = True
+            if first and self._client is not None and not self._client.is_gone:
+                self._offer_all(self._client)
+            if not self.is_settled and time.monotonic() >= self._next:
+                self._meet()
+        if not self.is_settled:
+            self._look_on()
+
+    def expect(self, several: bool) -> None:
+        """This process will answer requests, and is not ready to: it finds its hub, and offers nothing yet."""
+        self._several = self._is_several(several)
+        self._expects = True
+        self._look_on()
+
+    def _is_several(self, several: bool) -> bool:
+        how = self._settings.hub
+        return how == "process" or (how == "auto" and (several or self._several))
+
+    def offer(self, name: str, linger: float) -> None:
+        """There is one more loop that this process can run."""
+        client = self._client
+        if self.serves and client is not None and not client.is_gone:
+            try:
+                client.offer([(name, linger)])
+            except HubError:
+                pass  # it is offered to the next one
+
+    def publish(self, name: str, patches: tuple[Patch, ...]) -> tuple[str, int]:
+        """Adds an entry to a channel; returns the log's epoch and the entry's offset.
+
+        Raises:
+            HubError: there is no hub, or it does not answer.
+        """
+        return self.with_hub(lambda shared: (shared.epoch, shared.publish(name, patches)))
+
+    def with_hub(self, action: Callable[[Shared], T]) -> T:
+        """Does something with the hub; with the next one, where it ends meanwhile.
+
+        Raises:
+            HubError: there is no hub for `publish_timeout` seconds, or it does not answer.
+        """
+        if self._client is None and (self.is_settled or self._alone_for_now()):
+            return action(self._shared)
+        deadline = time.monotonic() + self._settings.publish_timeout
+        while True:
+            shared = self._there(deadline)
+            try:
+                return action(shared)
+            except Gone:
+                if time.monotonic() > deadline:
+                    raise
+                if isinstance(shared, Client):
+                    shared.close()
+
+    def leave(self) -> None:
+        """This process is about to end: others are to run its loops, and to be the hub."""
+        client, host = self._client, self._host
+        self._leaving = True
+        self.serves = self._expects = False
+        if client is not None and not client.is_gone:
+            try:
+                client.withdraw()
+            except HubError:
+                pass
+            self._loops.stop_all(client)
+        if host is not None:
+            self._host = None
+            host.leave()
+
+    def close(self) -> None:
+        """The process ends, or this life of it."""
+        self._closed = True
+        if self._client is not None:
+            self._client.close()
+
+    def release(self) -> None:
+        """Closes everything without a word: what a forked child does with its copy."""
+        self._closed = True
+        if self._client is not None:
+            self._client.release()
+
+    # How it finds one
+
+    def _meet(self) -> None:
+        """Finds the hub, starts one or becomes it; under the lock."""
+        deadline = time.monotonic() + _APPEARS
+        try:
+            while not self._closed:
+                client = Client.find(
+                    self._namespace, self._settings, self.member, self._hub.poller, self._loops, self._gone
+                )
+                if client is not None:
+                    self._become(client)
+                    return
+                if self._several:
+                    process.start(self._namespace, self._settings.hub_idle)
+                else:
+                    listener = rendezvous.bind(self._namespace)
+                    if listener is not None:
+                        self._host = Control(self._hub, listener, self._namespace, "thread")
+                        self._client = None
+                        self._settle(self._hub)
+                        return
+                if time.monotonic() > deadline:
+                    raise HubError(
+                        f"no hub of namespace {self._namespace!r} has appeared", namespace=self._namespace
+                    )
+                time.sleep(_LOOK)
+        except HubError as error:
+            self._next = time.monotonic() + _AGAIN
+            if str(error) != self._refused:
+                self._refused = str(error)
+                logger.error("afterload: this process is without the hub of the others: %s", error)
+
+    def _become(self, client: Client) -> None:
+        self._client = client
+        if self.serves:
+            self._offer_all(client)
+        self._settle(client)
+
+    def _settle(self, shared: Shared) -> None:
+        self._refused = ""
+        self._ever = True
+        with self._changed:
+            self._shared = shared
+            self._changed.notify_all()
+
+    def _offer_all(self, client: Client) -> None:
+        try:
+            client.offer(self._loops.offered())
+        except HubError:
+            pass  # it is gone, and the next one is offered them
+
+    def _gone(self, client: Client) -> None:
+        """The hub has ended; in the poller's thread."""
+        self._loops.stop_all(client)
+        if client is self._client and self._expects and not self._closed:
+            self._look_on()
+
+    def _look_on(self) -> None:
+        """Goes on to look for a hub, in a thread of its own, until there is one."""
+        with self._changed:
+            if self._looking or self._closed:
+                return
+            self._looking = True
+        threading.Thread(target=self._look, name="afterload-meeting", daemon=True).start()
+
+    def _look(self) -> None:
+        while not self._closed:
+            with self._lock:
+                if not self.is_settled:
+                    self._meet()
+            with self._changed:
+                if self.is_settled:
+                    self._looking = False
+                    return
+            time.sleep(_AGAIN)
+
+    # How who publishes gets one
+
+    def _alone_for_now(self) -> bool:
+        """Whether nobody else is to be told, as there is no hub that could be found."""
+        if self._expects or self._ever:
+            return not (self._several or self._ever)
+        if "pytest" in sys.modules:
+            return True  # tests of an app are not to be seen by who has it open
+        with self._lock:
+            if self._client is None:
+                self._find_or_start()
+        return self._client is None
+
+    def _find_or_start(self) -> None:
+        """For a process that only publishes.
+
+        Raises:
+            HubError: there is one of another user, or it refuses this process; or none could be started.
+        """
+        client = Client.find(
+            self._namespace, self._settings, self.member, self._hub.poller, self._loops, self._gone
+        )
+        if client is None and self._settings.hub == "process":
+            process.start(self._namespace, self._settings.hub_idle)
+            return
+        if client is not None:
+            self._become(client)
+        elif elsewhere := rendezvous.others(self._namespace):
+            raise HubError(elsewhere, namespace=self._namespace)
+
+    def _there(self, deadline: float) -> Shared:
+        while True:
+            if self.is_settled:
+                return self._shared
+            left = deadline - time.monotonic()
+            if left <= 0:
+                seconds = f"{self._settings.publish_timeout:g} s (publish_timeout)"
+                why = f": {self._refused}" if self._refused else ""
+                raise HubError(
+                    f"there has been no hub of namespace {self._namespace!r} for {seconds}{why}",
+                    namespace=self._namespace,
+                )
+            if self._expects:
+                self._look_on()
+                with self._changed:
+                    if not self.is_settled:
+                        self._changed.wait(min(left, _AGAIN))
+                continue
+            with self._lock:
+                if not self.is_settled:
+                    self._find_or_start()
+            if not self.is_settled:
+                time.sleep(_LOOK)
