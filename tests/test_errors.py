@@ -10,6 +10,7 @@ import pytest
 from afterload import errors
 from afterload.errors import (
     AfterloadError,
+    HubError,
     LoopError,
     PatchError,
     PositionError,
@@ -23,6 +24,7 @@ BUILTIN = {
     WireError: ValueError,
     SettingError: ValueError,
     LoopError: RuntimeError,
+    HubError: RuntimeError,
 }
 
 

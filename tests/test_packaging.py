@@ -20,6 +20,7 @@ PACKAGE = ROOT / "src" / "afterload"
 #: A name that is added here is a promise to keep; one that goes is a breaking change for CHANGELOG.md.
 PUBLIC = {
     "AfterloadError",
+    "HubError",
     "LoopError",
     "Patch",
     "PatchError",

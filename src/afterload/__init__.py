@@ -3,7 +3,7 @@
 The Flask extension is `afterload.flask.Live`. What loops yield and `publish` takes is here.
 """
 
-from .errors import AfterloadError, LoopError, PatchError, PositionError, SettingError, WireError
+from .errors import AfterloadError, HubError, LoopError, PatchError, PositionError, SettingError, WireError
 from .patch import (
     Patch,
     after,
@@ -27,6 +27,7 @@ from .patch import (
 
 __all__ = [
     "AfterloadError",
+    "HubError",
     "LoopError",
     "Patch",
     "PatchError",

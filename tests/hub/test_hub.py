@@ -314,8 +314,8 @@ def test_a_finished_channel_gives_a_late_viewer_its_result_and_its_end(bench: Be
     events = peer.read()
     assert [(e.event, e.id) for e in events] == [("snapshot", "e.1"), ("end", "e.2")]
     assert peer.eof
-    assert bench.hub.at_end(bench.hub.log, ["a"], 2)
-    assert not bench.hub.at_end(bench.hub.log, ["a"], 1)
+    assert bench.hub.at_end(["a"], 2)
+    assert not bench.hub.at_end(["a"], 1)
 
 
 def test_one_of_two_channels_ends_and_the_other_goes_on(bench: Bench) -> None:

@@ -79,6 +79,7 @@ class Meeting:
         self._settings = settings
         self._namespace = namespace if rendezvous.POSSIBLE else ""
         self._loops = loops
+        self._others = False
         self._several = False
         self._shared: Shared = thread.hub
         self._client: Client | None = None
@@ -113,7 +114,10 @@ class Meeting:
     @property
     def is_cut_off(self) -> str:
         """Why its viewers would miss what other processes publish; "" if they would not."""
-        return "" if self.is_settled or not self._several else self._refused or "there is no hub yet"
+        if not self._namespace:
+            alone = "a namespace is needed" if rendezvous.POSSIBLE else "processes meet on Linux only"
+            return alone if self._others else ""
+        return "" if self.is_settled or not self._several else self._refused or "there is none yet"
 
     def serve(self, several: bool) -> None:
         """This process answers requests; returns when it has its hub, or cannot have one.
@@ -141,6 +145,7 @@ class Meeting:
         self._look_on()
 
     def _is_several(self, several: bool) -> bool:
+        self._others = self._others or several
         how = self._settings.hub
         return how == "process" or (how == "auto" and (several or self._several))
 
