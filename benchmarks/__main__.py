@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from . import browsed, documents, fanout, holding, streams
+from . import browsed, documents, fanout, holding, hubs, nchan, streams
 from .bench import Bench
 from .servers import BLOCK
 from .system import BenchError, allow_files, busy, ours
@@ -32,6 +32,8 @@ SCENARIOS: dict[str, Scenario] = {
     "flood": streams.flood,
     "stalled": streams.stalled,
     "connects": holding.connects,
+    "hub": hubs.hub,
+    "nchan": nchan.nchan,
     "template": documents.templates,
     "document": documents.documents,
     "browsers": browsed.browsers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .publisher import Publisher
-from .servers import BLOCK, Load, Server, gunicorn, load, reference
+from .publisher import Http, Publisher
+from .servers import BLOCK, Load, Server, gunicorn, hubbed, load, reference
 from .system import BenchError, compiled, cpu
 
 GTHREAD = ("-k", "gthread", "--threads", "4")
@@ -68,6 +68,9 @@ class Bench:
     def ours(self, *worker: str) -> AbstractContextManager[Server]:
         return gunicorn("benchmarks.apps.ours:app", *(worker or GTHREAD))
 
+    def hubbed(self, workers: int, *worker: str) -> AbstractContextManager[Server]:
+        return hubbed("benchmarks.apps.ours:app", *(worker or GTHREAD), workers=workers)
+
     def reference(self) -> AbstractContextManager[Server]:
         return reference(self.send)
 
@@ -113,7 +116,8 @@ class Subject:
     def turn(self, count: int, interval: float) -> dict[str, Any]:
         """Sends `count` blocks to each; what that took and what the viewers saw.
 
-        The answer is what the load generator reports, and `micros` of CPU for each value that was delivered,
+        The answer is what the load generator reports, and `micros` of CPU for each value that was delivered
+        (and in `workers` that of the processes that answer requests, where the one that sends is not among them),
         the `share` of the values that was (under overload some are merged into later ones), the `size` of a
         block, and how much of a core the `generator` itself had.
 
@@ -122,12 +126,14 @@ class Subject:
         """
         self.load.mark()
         began, before, beside = time.monotonic(), cpu(self.server.pid), cpu(self.load.process.pid)
+        workers = sum(map(cpu, self.server.workers))
         number = self.fan_out(count, interval)
         report = self.load.reached(number, timeout=30)
-        used = cpu(self.server.pid) - before
+        used, workers = cpu(self.server.pid) - before, sum(map(cpu, self.server.workers)) - workers
         report["generator"] = (cpu(self.load.process.pid) - beside) / (time.monotonic() - began)
         all_there(report, self.viewers, number)
         report["micros"] = used / max(1, report["tokens"]) * 1e6
+        report["workers"] = workers / max(1, report["tokens"]) * 1e6
         report["share"] = report["tokens"] / (count * self.viewers)
         report["size"] = report["bytes"] / max(1, report["blocks"])
         if report["share"] > 1:
@@ -151,13 +157,15 @@ def all_there(report: dict[str, Any], viewers: int, number: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def fitted(server: Server, held: Load, viewers: int) -> Iterator[Subject]:
+def fitted(
+    server: Server, held: Load, viewers: int, path: str = "/publish", connections: Sequence[Http] = ()
+) -> Iterator[Subject]:
     """Publishes by HTTP POST, in values of the size that makes a block `BLOCK` bytes; warmed up.
 
     Raises:
         BenchError: no size does.
     """
-    with contextlib.closing(Publisher(server.port, BLOCK - 60)) as by_post:
+    with contextlib.closing(Publisher(server.port, BLOCK - 60, path, connections)) as by_post:
         subject = Subject(server, held, viewers, by_post.run)
         by_post.size += round(BLOCK - subject.turn(5, 0.05)["size"])
         size = subject.turn(5, 0.05)["size"]
@@ -178,15 +186,18 @@ def looper(server: Server, block: int = BLOCK) -> Callable[[int, float], int]:
 
 
 def in_turns(
-    one: Subject, other: Subject, rounds: int, count: int, interval: float
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Turns of both, in the order A B B A A B B A: whoever follows itself has some per cent less to pay."""
-    turns: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = []
+    subjects: Sequence[Subject], rounds: int, count: int, interval: float
+) -> list[list[dict[str, Any]]]:
+    """Turns of each, each round beginning with the next: whoever follows itself has some per cent less to pay.
+
+    Of two that is the order A B B A A B B A, and each follows itself as often; of three nobody does.
+    """
+    turns: list[list[dict[str, Any]]] = [[] for _ in subjects]
     for i in range(rounds):
-        for subject, to in ((one, turns), (other, others))[:: -1 if i % 2 else 1]:
-            to.append(subject.turn(count, interval))
-    return turns, others
+        for j in range(i, i + len(subjects)):
+            which = j % len(subjects)
+            turns[which].append(subjects[which].turn(count, interval))
+    return turns
 
 
 def ratio(turns: list[dict[str, Any]], references: list[dict[str, Any]], name: str = "micros") -> float:

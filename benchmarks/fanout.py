@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .bench import Bench, Subject, caveat, fitted, in_turns, looper, middle, ratio
@@ -50,7 +50,7 @@ def cpu_per_delivery(bench: Bench) -> Iterator[Row]:
     )
 
 
-def beside_c(bench: Bench, viewers: int, rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def beside_c(bench: Bench, viewers: int, rounds: int) -> list[list[dict[str, Any]]]:
     """Ours and the C loop, by turns."""
     with (
         bench.reference() as c,
@@ -61,7 +61,7 @@ def beside_c(bench: Bench, viewers: int, rounds: int) -> tuple[list[dict[str, An
     ):
         reference = Subject(c, c_load, viewers, looper(c))
         reference.turn(5, INTERVAL)
-        return in_turns(subject, reference, rounds, 5 if bench.small else 25, INTERVAL)
+        return in_turns((subject, reference), rounds, 5 if bench.small else 25, INTERVAL)
 
 
 def peers(bench: Bench) -> Iterator[Row]:
@@ -85,7 +85,7 @@ def peers(bench: Bench) -> Iterator[Row]:
                 bench.hold(server, viewers) as held,
                 fitted(server, held, viewers) as subject,
             ):
-                turns, references = in_turns(subject, reference, bench.rounds(6), count, INTERVAL)
+                turns, references = in_turns((subject, reference), bench.rounds(6), count, INTERVAL)
             found = ratio(turns, references)
             yield Row(
                 f"server CPU per delivery at {viewers:,} viewers: {name}",
@@ -135,29 +135,42 @@ def beside_computing(bench: Bench) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _computing(server: Server) -> Iterator[None]:
-    """One request after the other to a view that computes, from before the block begins until it ends."""
+    with (
+        contextlib.closing(Http(server.port)) as to,
+        contextlib.closing(Http(server.port)) as beside,
+        computing([(to, beside)]),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def computing(workers: Sequence[tuple[Http, Http]]) -> Iterator[None]:
+    """One request after the other to a view of each worker that computes, from before the block begins until it ends.
+
+    Args:
+        workers: two connections to each.
+    """
     stop = threading.Event()
     failures: list[Exception] = []
 
-    def compute() -> None:
-        http = Http(server.port)
+    def compute(http: Http) -> None:
         try:
             while not stop.is_set():
                 http.ask("GET", "/compute?s=1")
         except Exception as error:
             failures.append(error)
-        finally:
-            http.close()
 
-    thread, http = threading.Thread(target=compute), Http(server.port)
-    thread.start()
+    threads = [threading.Thread(target=compute, args=(to,)) for to, _ in workers]
+    for thread in threads:
+        thread.start()
     try:
-        while http.ask("GET", "/computing") != "1" and not failures:
-            time.sleep(0.01)
+        for _, beside in workers:
+            while beside.ask("GET", "/computing") != "1" and not failures:
+                time.sleep(0.01)
         yield
     finally:
         stop.set()
-        thread.join()
-        http.close()
+        for thread in threads:
+            thread.join()
     if failures:
         raise BenchError(f"the computing view failed: {failures[0]}")

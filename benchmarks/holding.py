@@ -27,17 +27,8 @@ def memory(bench: Bench) -> Iterator[Row]:
     viewer at all is not the price of one more. The kernel's is that of the whole machine, so it is a rough
     figure; both ends of each connection are in it, as the load generator is on the same machine.
     """
-    warm, viewers = (20, 100) if bench.small else (500, 10_000)
-    bench.note(f"memory of {viewers:,} idle viewers")
-    with bench.ours() as ours, bench.hold(ours, warm) as first:
-        time.sleep(0.1 if bench.small else 0.5)
-        before, kernel_before = private_memory(ours.pid), kernel_memory()
-        with bench.hold(ours, viewers - warm) as rest:
-            time.sleep(0.1 if bench.small else 1)
-            each = (private_memory(ours.pid) - before) / (viewers - warm)
-            kernel = (kernel_memory() - kernel_before) / (viewers - warm)
-            all_there(first.report(), warm)
-            _reach_all(ours, rest, viewers - warm)
+    with bench.ours() as ours:
+        viewers, each, kernel = idle(bench, ours)
     yield Row(
         f"user memory per idle viewer, {viewers:,} viewers",
         "≤ 1 KB",
@@ -45,6 +36,22 @@ def memory(bench: Bench) -> Iterator[Row]:
         each <= 1024,
         {"bytes": each, "kernel": kernel},
     )
+
+
+def idle(bench: Bench, server: Server) -> tuple[int, float, float]:
+    """Holds idle viewers: how many, bytes of memory for each in the process that sends to them, and in the kernel."""
+    warm, viewers = (20, 100) if bench.small else (500, 10_000)
+    bench.note(f"memory of {viewers:,} idle viewers")
+    with bench.hold(server, warm) as first:
+        time.sleep(0.1 if bench.small else 0.5)
+        before, kernel_before = private_memory(server.pid), kernel_memory()
+        with bench.hold(server, viewers - warm) as rest:
+            time.sleep(0.1 if bench.small else 1)
+            each = (private_memory(server.pid) - before) / (viewers - warm)
+            kernel = (kernel_memory() - kernel_before) / (viewers - warm)
+            all_there(first.report(), warm)
+            _reach_all(server, rest, viewers - warm)
+    return viewers, each, kernel
 
 
 def loops(bench: Bench) -> Iterator[Row]:

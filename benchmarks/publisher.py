@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import time
+from collections.abc import Iterator, Sequence
+
+from .system import BenchError
 
 # One count for all publishers, so that on whichever server "has the last value" is a comparison of numbers.
 _numbers = itertools.count(1)
@@ -25,7 +29,7 @@ class Http:
         self.connection.request(method, path, body, {"Content-Type": "text/plain"} if body else {})
         answer = self.connection.getresponse()
         text = answer.read().decode()
-        if answer.status != 200:
+        if answer.status // 100 != 2:
             raise RuntimeError(f"{method} {path} was answered {answer.status}: {text[:200]}")
         return text
 
@@ -33,23 +37,56 @@ class Http:
         self.connection.close()
 
 
-class Publisher:
-    """Posts values of a fixed size, each with its time and number."""
+@contextlib.contextmanager
+def to_each(port: int, pids: Sequence[int], timeout: float = 30.0) -> Iterator[list[Http]]:
+    """A connection to each of the processes that answer at a port, in their order. The server has to keep them open.
 
-    def __init__(self, port: int, size: int) -> None:
-        self.http = Http(port)
+    Raises:
+        BenchError: one of them takes none.
+    """
+    with contextlib.ExitStack() as stack:
+        found: dict[int, Http] = {}
+        until = time.monotonic() + timeout
+        while missing := set(pids) - found.keys():
+            if time.monotonic() > until:
+                raise BenchError(f"of {len(pids)} workers, {len(missing)} take no connection")
+            # Several at once, as the kernel may give those that come one by one to the same process.
+            tried = [stack.enter_context(contextlib.closing(Http(port))) for _ in pids]
+            for one in tried:
+                one.connection.connect()
+            for one in tried:
+                found.setdefault(int(one.ask("GET", "/pid")), one)
+        yield [found[pid] for pid in pids]
+
+
+class Publisher:
+    """Posts values of a fixed size, each with its time and number.
+
+    Args:
+        path: where to.
+        size: of a value.
+        connections: to publish by in turns.
+    """
+
+    def __init__(
+        self, port: int, size: int, path: str = "/publish", connections: Sequence[Http] = ()
+    ) -> None:
+        self.connections = connections or [Http(port)]
+        self.path = path
         self.size = size
         self.published = 0
         self.late = 0
 
     def close(self) -> None:
-        self.http.close()
+        for connection in self.connections:
+            connection.close()
 
     def publish(self) -> int:
         """Publishes one value; its number."""
         number = next(_numbers)
         value = f"@{time.monotonic_ns()}:{number}@"
-        self.http.ask("POST", "/publish", value.ljust(self.size, "x"))
+        to = self.connections[self.published % len(self.connections)]
+        to.ask("POST", self.path, value.ljust(self.size, "x"))
         self.published += 1
         return number
 

@@ -52,8 +52,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            text=True,
-            bufsize=1,
+            bufsize=0,
             env={**os.environ, **(env or {})},
             pass_fds=pass_fds,
         )
@@ -61,6 +60,7 @@ class Process:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
         self.stdin, self.stdout = self.child.stdin, self.child.stdout
+        self._heard = b""
 
     def __enter__(self) -> Process:
         return self
@@ -89,17 +89,19 @@ class Process:
         return os.pread(self.log.fileno(), 2000, max(0, size - 2000)).decode(errors="replace")
 
     def tell(self, line: str) -> None:
-        self.stdin.write(line + "\n")
-        self.stdin.flush()
+        self.stdin.write(f"{line}\n".encode())
 
     def line(self, timeout: float) -> str:
-        """Its next line. It writes whole lines only, one for each thing it was told."""
-        if not select.select([self.stdout], [], [], timeout)[0]:
-            raise BenchError(f"{self.name} said nothing for {timeout} s; stderr: {self.said()}")
-        line = self.stdout.readline()
-        if not line:
-            raise BenchError(f"{self.name} ended with {self.child.wait(5)}; stderr: {self.said()}")
-        return line.strip()
+        """Its next line."""
+        while b"\n" not in self._heard:
+            if not select.select([self.stdout], [], [], timeout)[0]:
+                raise BenchError(f"{self.name} said nothing for {timeout} s; stderr: {self.said()}")
+            data = os.read(self.stdout.fileno(), 65_536)
+            if not data:
+                raise BenchError(f"{self.name} ended with {self.child.wait(5)}; stderr: {self.said()}")
+            self._heard += data
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode().strip()
 
 
 def compiled(source: str, into: Path) -> str:

@@ -97,15 +97,15 @@ A target that is missed says **no**. Figures move by some per cent from run to r
 
 ## How it is measured
 
-- Servers are real ones, each in a process of its own, with one worker. Viewers are loopback connections of a
-  load generator written in C, so that both fit on one small machine. They are plain clients, not browsers; only
-  `browsers` has real ones.
+- Servers are real ones, each in a process of its own, with one worker where nothing else is said. Viewers are
+  loopback connections of a load generator written in C, so that both fit on one small machine. They are plain
+  clients, not browsers; only `browsers` has real ones.
 - CPU is what the operating system has accounted to the worker process, for everything it does: the requests
-  that publish, the hub, the kernel's part of each send.
+  that publish, the hub, the kernel's part of each send. Where the hub is a process of its own, both are said.
 - **The C loop** is `benchmarks/send.c`: `send()` in a `for`, the same {block} bytes to as many connections.
   Nothing that sends to each connection can be cheaper, and the kernel's work is the same for all, so a ratio to
   it says what the Python costs. Every ratio, to it or to the peer that is named, is taken within one run, in turns,
-  in the order A B B A, as who follows itself is at an advantage; the figure is the median.
+  in the order A B B A or A B C B C A, as who follows itself is at an advantage; the figure is the median.
 - At the end of each turn every viewer must be there and have the last value, or the scenario has failed. Where
   values were merged, or the load generator had no time left, the line says so.
 - Loopback has no network behind it: what TLS, a proxy or a slow line add is not in these figures.

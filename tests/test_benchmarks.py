@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 from benchmarks import __main__ as tool
-from benchmarks import browsed, documents, fanout, reader, streams, table
-from benchmarks.bench import Bench, Subject, caveat, in_turns, looper, ratio
-from benchmarks.publisher import Http
+from benchmarks import browsed, documents, fanout, hubs, nchan, reader, streams, table
+from benchmarks.bench import Bench, Subject, caveat, fitted, in_turns, looper, ratio
+from benchmarks.publisher import Http, Publisher, to_each
 from benchmarks.servers import BLOCK, Load, Server, gunicorn, load
 from benchmarks.system import BenchError, Process, allow_files, children, compiled, cpu
 from benchmarks.table import Row
@@ -244,11 +244,15 @@ def test_turns_are_made_in_an_order_that_favours_nobody() -> None:
             order.append(self.name)
             return {"who": self.name, "count": count}
 
-    one, other = in_turns(Told("A"), Told("B"), 4, 7, 0.0)  # type: ignore[arg-type]
+    one, other = in_turns((Told("A"), Told("B")), 4, 7, 0.0)  # type: ignore[arg-type]
     assert "".join(order) == "ABBAABBA"
     assert {turn["who"] for turn in one} == {"A"}
     assert {turn["who"] for turn in other} == {"B"}
     assert one[0]["count"] == 7
+    order.clear()
+    found = in_turns((Told("A"), Told("B"), Told("C")), 4, 7, 0.0)  # type: ignore[arg-type]
+    assert "".join(order) == "ABCBCACABABC"
+    assert [{turn["who"] for turn in turns} for turns in found] == [{"A"}, {"B"}, {"C"}]
 
 
 def test_what_a_reader_has_to_know_of_a_figure_is_said_with_it() -> None:
@@ -328,6 +332,23 @@ def test_a_process_that_ends_too_early_is_reported_with_its_last_words() -> None
         pytest.raises(BenchError, match=r"(?s)ended with 1.*luck"),
     ):
         process.line(30)
+
+
+def test_lines_that_come_together_are_read_one_by_one() -> None:
+    code = "import os, sys; os.write(1, b'one\\ntwo\\nthr'); sys.stdin.readline(); print('ee')"
+    with Process([sys.executable, "-c", code]) as process:
+        assert [process.line(30), process.line(30)] == ["one", "two"]
+        process.tell("go on")
+        assert process.line(30) == "three"
+
+
+def test_without_nchan_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path: None)
+    with (
+        pytest.raises(BenchError, match="apt-get install nginx libnginx-mod-nchan"),
+        nchan.nginx(Bench(tmp_path)),
+    ):
+        pass
 
 
 def test_a_process_that_ignores_its_end_is_killed_with_its_children() -> None:
@@ -560,6 +581,79 @@ def test_ordinary_requests_are_counted_when_they_are_answered(bench: Bench) -> N
         assert found["errors" if good else "answers"] == 0
 
 
+# The servers
+
+
+@pytest.mark.server
+def test_each_worker_has_a_connection_of_its_own(bench: Bench) -> None:
+    with bench.hubbed(3, *hubs.KEEPING) as server, to_each(server.port, server.workers) as connections:
+        for _ in range(2):
+            assert [int(to.ask("GET", "/pid")) for to in connections] == list(server.workers)
+        assert len({server.pid, *server.workers}) == 4
+        with bench.hold(server, 20) as held:
+            number = Publisher(server.port, 140, "/publish", connections).run(3, 0)
+            assert held.reached(number, 20)["last"] == number
+
+
+def test_values_are_published_by_each_connection_in_its_turn() -> None:
+    asked: list[tuple[int, str]] = []
+
+    class Asked:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def ask(self, method: str, path: str, body: str) -> None:
+            asked.append((self.number, f"{method} {path}"))
+            assert len(body) == 140
+
+    Publisher(0, 140, "/stamped", [Asked(1), Asked(2)]).run(3, 0)  # type: ignore[list-item]
+    assert asked == [(1, "POST /stamped"), (2, "POST /stamped"), (1, "POST /stamped")]
+
+
+@pytest.mark.server
+def test_the_time_in_a_value_is_that_of_the_view_where_it_is_wanted(bench: Bench) -> None:
+    with bench.ours() as server, bench.hold(server, 5) as held, contextlib.closing(Http(server.port)) as http:
+        began = time.monotonic_ns()
+        http.ask("POST", "/stamped", "@1:7@")
+        assert 0 < seen(held, tokens=5, last=7)["max"] * 1e6 < time.monotonic_ns() - began
+
+
+@pytest.mark.server
+def test_a_worker_that_takes_no_connection_is_reported(bench: Bench) -> None:
+    with (
+        bench.ours() as server,
+        pytest.raises(BenchError, match="of 2 workers, 1 take no connection"),
+        to_each(server.port, [server.pid, 0], timeout=0.1),
+    ):
+        pass
+
+
+@pytest.mark.server
+def test_two_servers_of_one_app_do_not_share_their_channels(bench: Bench) -> None:
+    with (
+        bench.ours() as one,
+        bench.ours() as other,
+        bench.hold(one, 5) as held,
+        bench.hold(other, 5) as beside,
+    ):
+        with contextlib.closing(Publisher(one.port, 140)) as publisher:
+            number = publisher.publish()
+        assert held.reached(number, 20)["last"] == number
+        assert beside.report()["tokens"] == 0
+
+
+@pytest.mark.server
+def test_nginx_with_nchan_sends_blocks_of_the_same_size_to_everyone(bench: Bench) -> None:
+    if nchan.found() is None:
+        pytest.skip("no nginx with nchan")
+    with nchan.nginx(bench) as server, bench.hold(server, 30) as held, fitted(server, held, 30) as subject:
+        assert re.fullmatch(r"nginx \d+(\.\d+)+ with nchan \d+(\.\d+)+", nchan.name(server))
+        turn = subject.turn(5, 0.01)
+        assert (turn["tokens"], turn["workers"]) == (150, 0)
+        assert abs(turn["size"] - BLOCK) <= 4
+        assert turn["micros"] > 0
+
+
 # The reader, and the browsers
 
 
@@ -697,9 +791,20 @@ def test_a_page_without_the_last_update_or_its_end_is_no_figure(
 @pytest.mark.server
 @pytest.mark.parametrize("name", [name for name in tool.SCENARIOS if name != "browsers"])
 def test_the_scenario_runs(name: str, bench: Bench) -> None:
+    if name == "nchan" and nchan.found() is None:
+        pytest.skip("no nginx with nchan")
     rows = list(tool.SCENARIOS[name](bench))
-    expected = {"cpu": 3, "peers": 4, "requests": 4, "loops": 2, "template": 4, "document": 4}.get(name, 1)
-    assert len(rows) == expected
+    expected = {
+        "cpu": 3,
+        "peers": 4,
+        "requests": 4,
+        "loops": 2,
+        "hub": 6,
+        "nchan": 3,
+        "template": 4,
+        "document": 4,
+    }
+    assert len(rows) == expected.get(name, 1)
     for row in rows:
         assert row.measured
         assert (row.met is None) == (row.target == "")

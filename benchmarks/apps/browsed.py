@@ -23,6 +23,7 @@ from afterload.wire import document as wire
 from .rows import rows
 
 app = Flask(__name__)
+app.config.from_prefixed_env("BENCH")
 live = Live(app)
 found: SimpleQueue[Any] = SimpleQueue()
 

@@ -12,6 +12,7 @@ from afterload.flask import Live
 from .rows import rows
 
 app = Flask(__name__)
+app.config.from_prefixed_env("BENCH")
 live = Live(app)
 
 

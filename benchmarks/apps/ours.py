@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from flask import Flask, Response, request
 from afterload.flask import Live
 
 app = Flask(__name__)
+app.config.from_prefixed_env("BENCH")
 live = Live(app)
 computing: set[object] = set()
 
@@ -49,6 +51,19 @@ def of_a_task() -> Response:
 def publish() -> str:
     live.publish("bench", {"#data": request.get_data(as_text=True)})
     return "ok"
+
+
+@app.post("/stamped")
+def stamped() -> str:
+    """As `publish`, of a value that has the time at which it is published in place of that of the request."""
+    number = request.get_data(as_text=True).partition(":")[2]
+    live.publish("bench", {"#data": f"@{time.monotonic_ns()}:{number}"})
+    return "ok"
+
+
+@app.get("/pid")
+def pid() -> str:
+    return str(os.getpid())
 
 
 @app.get("/plain")
