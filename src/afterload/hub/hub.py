@@ -277,13 +277,21 @@ class Hub:
         self.fanout.counters[what] += 1
 
     def stats(self) -> dict[str, Any]:
-        """Present numbers, and counters since the start."""
+        """Present numbers, and counters since the start.
+
+        ``behind`` are the viewers that have yet to take the rest of a block, and ``lag`` is the seconds since when the
+        slowest of them has taken nothing.
+        """
         with self._lock:
+            behind = [viewer for group in self.fanout.groups.values() for viewer in list(group.behind)]
+            now = self.clock()
             return {
                 "epoch": self.log.epoch,
                 "uptime": self.clock() - self._started,
                 "published": self.log.head,
                 "viewers": len(self.fanout.viewers),
+                "behind": len(behind),
+                "lag": max([now - viewer.stalled for viewer in behind], default=0.0),
                 "errors": self.poller.errors,
                 "channels": {
                     name: {
