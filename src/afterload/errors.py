@@ -8,7 +8,7 @@
      ├── WireError       (ValueError)    something cannot be put on a wire
      ├── SettingError    (ValueError)    a setting is unknown or out of range
      ├── LoopError       (RuntimeError)  something cannot be followed, or a loop cannot be run
- └── HubError        (RuntimeError)  the hub of another process cannot be reached, or does not answer
+     └── HubError        (RuntimeError)  the hub of another process cannot be reached, or does not answer
 
 All but the last stand for a mistake in the program that uses afterload. What a client sends never raises out of it:
 it is answered.

@@ -132,6 +132,11 @@ class Live:
         return self._meeting
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether the shared channels are another process's."""
+        return self.meeting.shared is not self.hub
+
+    @property
     def namespace(self) -> str:
         """Whose channels these are; "" for nobody's but this process's."""
         return self.settings.namespace
@@ -535,7 +540,7 @@ class Live:
 
         Where another process is the hub, it sees to that when the viewer is there.
         """
-        if self.meeting.shared is not self.hub:
+        if self.is_elsewhere:
             return True
         running = True
         for name in names:

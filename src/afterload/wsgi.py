@@ -156,11 +156,9 @@ class Middleware:
         slot = None
         try:
             _head(status, headers)  # before anything is started: it may be none
-            hold = hub.room(address) and not handover.stopping()
-            if not stream.alone and self._is_cut_off(environ, start_response):
-                hold = False
             if stream.alone:
                 self._warn_of_recycling(start_response)
+            hold = self._may_hold(environ, start_response, stream, address)
             found = handover.find(environ, start_response)
             if isinstance(found, handover.Refused) and hold:
                 slot = self._slot(environ, start_response, found)
@@ -224,6 +222,17 @@ class Middleware:
             pair.hub_end.close()
             raise
         return body
+
+    def _may_hold(
+        self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream, address: str
+    ) -> bool:
+        """Whether a viewer may stay; that of another process's hub is for that one to say."""
+        if not stream.alone:
+            if self._is_cut_off(environ, start_response):
+                return False
+            if self._live.is_elsewhere:
+                return True
+        return self._live.hub.room(address) and not handover.stopping()
 
     def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         """This process answers requests of others, and not of a test in it."""

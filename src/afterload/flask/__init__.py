@@ -135,7 +135,9 @@ class Live(core.Live):
         app = self._connected()
         if app.testing:
             return ""
-        named = self.settings.namespace or checked("namespace", os.environ.get("AFTERLOAD_NAMESPACE", ""), str)
+        named = self.settings.namespace or checked(
+            "namespace", os.environ.get("AFTERLOAD_NAMESPACE", ""), str
+        )
         return named or default_namespace(app.import_name, app.root_path)
 
     def _is_ready(self) -> bool:

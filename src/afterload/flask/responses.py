@@ -44,10 +44,14 @@ class Events:
 
     content_type: ClassVar[str] = "text/event-stream"
     cached: ClassVar[str] = "no-store, no-transform"
-    alone: ClassVar[bool] = False
     live: core.Live
     page: Page
     wanted: Request
+
+    @property
+    def alone(self) -> bool:
+        """See `wsgi.Stream`."""
+        return self.page.source is not None
 
     def called(self) -> None:
         """Nothing needs to be kept of the request."""

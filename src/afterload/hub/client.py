@@ -16,13 +16,11 @@ import os
 import select
 import socket
 import struct
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import HubError, LoopError
@@ -30,7 +28,7 @@ from ..log import Step
 from ..patch import Patch
 from ..settings import Settings
 from . import rendezvous
-from .frames import FrameError, Frames, Message, frame, receive, rights
+from .frames import FrameError, Frames, Message, frame, receive, rights, title
 from .head import SharedHead
 from .messages import entry, of_follow, steps
 from .poller import Poller
@@ -482,7 +480,7 @@ def _shake_hands(
     said = {
         "hello": "events",
         "member": member,
-        "title": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "title": title(),
         "settings": asdict(settings),
         "levels": {name: logging.getLogger(name).getEffectiveLevel() for name in _RECORDS},
     }

@@ -26,7 +26,7 @@ from ..errors import AfterloadError, PatchError
 from ..log import wrong_name
 from ..settings import checked
 from . import rendezvous
-from .frames import VERSION, FrameError, Frames, Message, frame, receive, rights
+from .frames import VERSION, FrameError, Frames, Message, frame, receive, rights, title
 from .messages import REFUSED, follow, of_steps, patches
 from .poller import READ, WRITE
 
@@ -442,6 +442,9 @@ class Control:
         )
         return _LATER
 
+    def _epoch(self, connection: Connection, message: Message) -> str:
+        return self.hub.epoch
+
     def _stats(self, connection: Connection, message: Message) -> dict[str, Any]:
         return self.stats()
 
@@ -453,6 +456,7 @@ class Control:
             "namespace": self.namespace,
             "hub": self.kind,
             "pid": os.getpid(),
+            "title": title(),
             "version": VERSION,
             "loops_run": {name: getattr(runner, "pid", os.getpid()) for name, runner in runners.items()},
             "loops_offered": sorted(self.hub.leases.offered()),
@@ -486,5 +490,6 @@ _CALLS: dict[str, Callable[[Control, Connection, Message], Any]] = {
     "answer": Control._answer,
     "ask": Control._ask,
     "stats": Control._stats,
+    "epoch": Control._epoch,
     "make way": Control._make_way,
 }

@@ -14,8 +14,10 @@ import array
 import json
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ..errors import AfterloadError
@@ -133,3 +135,8 @@ def rights(descriptor: int | None) -> list[tuple[int, int, array.array[int]]]:
     if descriptor is None:
         return []
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+
+
+def title() -> str:
+    """What this process is, for people: its command."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]

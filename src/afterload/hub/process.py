@@ -121,7 +121,7 @@ def run(namespace: str, settings: Settings, *, idle: float | None, detach: bool)
     raise_file_limit()
     hub = Hub(settings)
     control = Control(hub, listener, namespace, "process")
-    ends = _Ends(hub, control, idle)
+    ends = _Ends(hub, control, idle, detach)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: hub.poller.call(ends.end))
     if detach:
@@ -186,7 +186,7 @@ def _notify(word: bytes) -> None:
 class _Ends:
     """When a hub process ends."""
 
-    def __init__(self, hub: Hub, control: Control, idle: float | None) -> None:
+    def __init__(self, hub: Hub, control: Control, idle: float | None, by_an_app: bool) -> None:
         self.ended = False
         self._hub = hub
         self._control = control
@@ -194,7 +194,8 @@ class _Ends:
         self._round = 0
         if idle is not None:
             control.emptied = self._emptied
-            control.entered = self._entered
+            if by_an_app:
+                control.entered = self._entered
             self._emptied()
 
     def end(self) -> None:
