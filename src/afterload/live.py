@@ -103,6 +103,7 @@ class Live:
         self._definitions: dict[str, SharedLoop] = {}
         self._handlers: list[Callable[[str, BaseException], None]] = []
         self._turned_away = Seldom()
+        self.sent_away = Seldom()
         self._lock = threading.Lock()
         self._thread: HubThread | None = None
         self._loops: Loops | None = None
@@ -685,7 +686,7 @@ def _in_child() -> None:
     for live in list(_lives):
         live._lock = threading.Lock()
         live._closing = False
-        live._turned_away = Seldom()
+        live._turned_away, live.sent_away = Seldom(), Seldom()
         if live._meeting is not None:
             live._meeting.release()
         if handover.is_forking() and live._is_ready():

@@ -385,7 +385,10 @@ def _adopt(live: Live, sock: socket.socket, follow: Follow) -> None:
         live.adopt(sock, _begun(sock, follow))
     except HubError as error:
         # It was told that all is well. Its page comes again, and finds a hub or is told that there is none.
-        logger.error("afterload: a page is sent away: %s", error)
+        if count := live.sent_away.count():
+            logger.error(
+                "afterload: a page is sent away (so many since the last such record: %d): %s", count, error
+            )
         sock.close()
         return
     if live.hub.closed:

@@ -41,6 +41,7 @@ _BATCH = 1_000_000  # bytes of calls that are sent in one go
 _HANDSHAKE = 5.0  # seconds
 _SOON = 0.01  # seconds between two tries to pass on a socket when too many are on their way
 _RECORDS = ("afterload.hub", "afterload.viewer")  # the loggers whose records a hub passes on
+_SILENT = 1.0  # seconds until a call is given up, where the one before was
 _HURRY = 0.2  # seconds that the poller may wait to say something
 
 
@@ -100,6 +101,7 @@ class Calls:
         self._changed = threading.Condition()
         self._queue: deque[_Call] = deque()
         self._led = False
+        self._is_silent = False
 
     def call(self, what: str, **said: Any) -> Any:
         """Calls the hub, in any thread.
@@ -109,7 +111,8 @@ class Calls:
             HubError: it has ended with it, does not answer in time, or refuses this process, or what it says.
             FrameError: there is too much to say.
         """
-        deadline = time.monotonic() + self._timeout
+        # Who has waited for it in vain once is not held up as long again.
+        deadline = time.monotonic() + (min(self._timeout, _SILENT) if self._is_silent else self._timeout)
         mine = _Call(frame({"call": what, **said}), deadline)
         with self._changed:
             self._queue.append(mine)
@@ -167,7 +170,9 @@ class Calls:
             sock.sendall(data[sent:])
             for call in batch:
                 call.answer = self._next(sock)
+            self._is_silent = False
         except BlockingIOError:  # of SO_RCVTIMEO and SO_SNDTIMEO
+            self._is_silent = True
             error = self.silent()
         except HubError as e:
             error = e
@@ -218,7 +223,7 @@ class Calls:
     def silent(self) -> HubError:
         """What is raised where it does not answer in time."""
         return HubError(
-            f"the hub of namespace {self.namespace!r} has not answered for {self._timeout:g} s (publish_timeout); what "
+            f"the hub of namespace {self.namespace!r} does not answer (publish_timeout is {self._timeout:g} s); what "
             "was said may have reached it, or not",
             namespace=self.namespace,
         )

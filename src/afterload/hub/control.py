@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("afterload.hub")
 
 _UNSENT_MOST = 16 * 1024 * 1024  # bytes that a process which does not read may have waiting
+_SPARE = 32  # descriptors that are left for others than viewers
 _PAUSE = 0.2  # seconds that nobody is let in, or passed on, when the system had no room for it
 _ASKED_MOST = 5.0  # seconds that a process has to answer for another
 
@@ -66,6 +67,7 @@ class Connection:
         self._unsent: deque[tuple[bytes, int | None]] = deque()
         self._unsent_bytes = 0
         self.closed = False
+        self.paused = False
 
     @property
     def unsent(self) -> int:
@@ -111,8 +113,7 @@ class Connection:
                 break
             except OSError as error:
                 if error.errno == errno.ETOOMANYREFS:  # more are on their way than may be; waited out
-                    self._control.hub.poller.at(self._control.hub.clock() + _PAUSE, self._push)
-                    self._control.hub.poller.want(self.sock, READ)
+                    self.pause()
                     return
                 self._control.end(self, "")
                 return
@@ -123,8 +124,25 @@ class Connection:
                 self._unsent.popleft()
             else:
                 self._unsent[0] = data[sent:], None
-        if not self.closed:
+        self._await()
+
+    def _await(self) -> None:
+        if not self.closed and not self.paused:
             self._control.hub.poller.want(self.sock, READ | WRITE if self._unsent else READ)
+
+    def pause(self) -> None:
+        """Leaves what it says unread for a moment."""
+        poller = self._control.hub.poller
+        poller.unregister(self.sock)
+        self.paused = True
+
+        def resume() -> None:
+            if not self.closed:
+                self.paused = False
+                poller.register(self.sock, self.ready)
+                self._await()
+
+        poller.at(poller.clock() + _PAUSE, resume)
 
     # Receiving
 
@@ -136,6 +154,9 @@ class Connection:
             self._read()
 
     def _read(self) -> None:
+        if self.kind != "calls" and self._control.is_full:
+            self.pause()  # it may send a viewer's socket, for which there is no room
+            return
         try:
             data = receive(self.sock, self._descriptors)
         except BlockingIOError:
@@ -249,6 +270,11 @@ class Control:
         self.hub.poller.unregister(self._listener)
         self.hub.poller.at(self.hub.clock() + _PAUSE, self._resume)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next descriptor might be one too many."""
+        return self.hub.fanout.descriptors + len(self.connections) > self.hub.fanout.descriptors_most - _SPARE
+
     def _resume(self) -> None:
         if not self._closed:
             self.hub.poller.register(self._listener, self._accept)
@@ -264,7 +290,8 @@ class Control:
                 connection.sock.send(frame({"error": why, "version": VERSION}))
             except OSError:
                 pass
-        self.hub.poller.unregister(connection.sock)
+        if not connection.paused:
+            self.hub.poller.unregister(connection.sock)
         self.connections.discard(connection)
         connection.close()
         if self.members.get(connection.member) is connection and connection.kind == "events":

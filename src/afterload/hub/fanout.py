@@ -23,6 +23,7 @@ the last bytes arrive and are not overtaken by a reset.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import socket
 import threading
@@ -74,6 +75,7 @@ class Fanout:
         left: clock time at which a watched channel lost its last viewer.
         counters: numbers since the start.
         written_through: the same of `write_through`, under the lock.
+        descriptors_most: how many this process may have.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Fanout:
         self.by_channel: dict[Key, list[Group]] = {}
         self._counts: Counter[Key] = Counter()
         self._addresses: Counter[str] = Counter()
+        self.descriptors_most: float = math.inf
         self._dirty: deque[Group] = deque()
         self._encoded: dict[Hashable, bytes] = {}
         self._answers: dict[Hashable, Answer] = {}
@@ -103,6 +106,11 @@ class Fanout:
         poller.each_tick = self._tick
         poller.busy = lambda: bool(self._dirty)
         poller.watching = lambda: bool(self.viewers or self.lingering)
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors viewers have."""
+        return len(self.viewers) + len(self.lingering)
 
     # Called from any thread
 
@@ -141,7 +149,7 @@ class Fanout:
     def room(self, address: str) -> bool:
         """Whether one more viewer may be held."""
         s = self.settings
-        if len(self.viewers) >= s.max_viewers:
+        if len(self.viewers) >= s.max_viewers or self.descriptors > self.descriptors_most * 0.75:
             return False
         return not s.max_viewers_per_address or self._addresses[address] < s.max_viewers_per_address
 

@@ -43,6 +43,7 @@ _STARTING = ":starting"
 _RECORD_WAITING = 1_000_000  # bytes that a process may have unread before it is told no more records
 _NOT_ITS_OWN = ("GUNICORN_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "WERKZEUG_")
 _PR_SET_NAME = 15
+_STARTS = 15.0  # seconds that one may take to be there
 _GOES = 3.0  # seconds that a hub which makes way may take
 _WAIT = 0.5  # seconds between two tries to have the place
 
@@ -79,10 +80,11 @@ def start(namespace: str, idle: float) -> bool:
             )
         except OSError as error:
             raise HubError(f"no hub process could be started: {error}", namespace=namespace) from error
-        assert made.stdout is not None
-        with made.stdout:
-            said = made.stdout.read()
-        made.wait()
+        try:
+            said = made.communicate(timeout=_STARTS)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(made.pid, signal.SIGKILL)
+            said = made.communicate()[0] + f"it is not ready after {_STARTS:g} s".encode()
     if not said.endswith((_READY, _TAKEN)):
         text = said.decode("utf-8", "replace").strip() or f"exit status {made.returncode}"
         raise HubError(f"the hub process does not start: {text}", namespace=namespace)
@@ -118,8 +120,8 @@ def run(namespace: str, settings: Settings, *, idle: float | None, detach: bool)
         _tell(_TAKEN)
         return 0
     _name_process()
-    raise_file_limit()
     hub = Hub(settings)
+    hub.fanout.descriptors_most = raise_file_limit()
     control = Control(hub, listener, namespace, "process")
     ends = _Ends(hub, control, idle, detach)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -28,7 +28,7 @@ def default_namespace(import_name: str, root: str) -> str:
 
     Example:
         >>> default_namespace("shop.web", "/srv/shop")
-        'shop.web-6f1c8a6b32'
+        'shop.web-edeabb3ecb'
     """
     place = f"{import_name}\0{os.path.realpath(root)}"
     known = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in import_name)

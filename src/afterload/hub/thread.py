@@ -17,6 +17,7 @@ How it ends, and who wins::
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
 import time
@@ -60,7 +61,7 @@ class HubThread:
             return
         with self._lock:
             if self._needed():
-                raise_file_limit()
+                self.hub.fanout.descriptors_most = raise_file_limit()
                 thread = threading.Thread(target=self._run, name="afterload-hub", daemon=True)
                 thread.start()
                 self._thread = thread
@@ -122,18 +123,24 @@ class HubThread:
             hub.release()
 
 
-def raise_file_limit() -> None:
-    """A viewer is a file descriptor: the soft limit (often 1,024) is raised to the hard one."""
+def raise_file_limit() -> float:
+    """A viewer is a file descriptor: the soft limit (often 1,024) is raised to the hard one.
+
+    Returns:
+        How many there may be.
+    """
     try:
         import resource
     except ImportError:  # Windows
-        return
+        return math.inf
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard or (hard == resource.RLIM_INFINITY and soft != hard):
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError):
             pass  # a container may forbid it; then the present limit stands
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
 def _in_child() -> None:
