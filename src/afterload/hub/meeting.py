@@ -219,9 +219,7 @@ class Meeting:
         deadline = time.monotonic() + _APPEARS
         try:
             while not self._closed:
-                client = Client.find(
-                    self._namespace, self._settings, self.member, self._hub.poller, self._loops, self._gone
-                )
+                client = self._find()
                 if client is not None:
                     self._become(client)
                     return
@@ -234,11 +232,7 @@ class Meeting:
                         self._client = None
                         self._settle(self._hub)
                         return
-                if time.monotonic() > deadline:
-                    raise HubError(
-                        f"no hub of namespace {self._namespace!r} has appeared", namespace=self._namespace
-                    )
-                time.sleep(_LOOK)
+                self._wait_for_one(deadline)
         except HubError as error:
             self._next = time.monotonic() + _AGAIN
             if str(error) != self._refused:
@@ -308,16 +302,27 @@ class Meeting:
         Raises:
             HubError: there is one of another user, or it refuses this process; or none could be started.
         """
-        client = Client.find(
-            self._namespace, self._settings, self.member, self._hub.poller, self._loops, self._gone
-        )
-        if client is None and self._settings.hub == "process":
+        client = self._find()
+        deadline = time.monotonic() + _APPEARS
+        while client is None and self._settings.hub == "process":
             process.start(self._namespace, self._settings.hub_idle)
-            return
+            client = self._find()
+            if client is None:
+                self._wait_for_one(deadline)
         if client is not None:
             self._become(client)
         elif elsewhere := rendezvous.others(self._namespace):
             raise HubError(elsewhere, namespace=self._namespace)
+
+    def _find(self) -> Client | None:
+        return Client.find(
+            self._namespace, self._settings, self.member, self._hub.poller, self._loops, self._gone
+        )
+
+    def _wait_for_one(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise HubError(f"no hub of namespace {self._namespace!r} has appeared", namespace=self._namespace)
+        time.sleep(_LOOK)
 
     def _there(self, deadline: float) -> Shared:
         while True:
