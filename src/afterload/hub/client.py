@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -101,6 +102,7 @@ class Calls:
         self._changed = threading.Condition()
         self._queue: deque[_Call] = deque()
         self._led = False
+        self._ended = False
         self._is_silent = False
 
     def call(self, what: str, **said: Any) -> Any:
@@ -115,6 +117,8 @@ class Calls:
         deadline = time.monotonic() + (min(self._timeout, _SILENT) if self._is_silent else self._timeout)
         mine = _Call(frame({"call": what, **said}), deadline)
         with self._changed:
+            if self._ended:
+                raise self.gone("the connection has ended")
             self._queue.append(mine)
         while True:
             with self._changed:
@@ -130,9 +134,7 @@ class Calls:
             try:
                 self._exchange(batch)
             finally:
-                with self._changed:
-                    self._led = False
-                    self._changed.notify_all()
+                self._follow()
         if mine.error is not None:
             raise mine.error
         assert mine.answer is not None
@@ -142,6 +144,23 @@ class Calls:
                 namespace=self.namespace,
             )
         return mine.answer["value"]
+
+    def _follow(self) -> None:
+        with self._changed:
+            self._led = False
+            if self._ended:
+                self.close()
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Closes the connection for good; in any thread."""
+        with self._changed:
+            self._ended = True
+            if not self._led:
+                self.close()
+            elif self._sock is not None:
+                with suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)  # who reads it closes it
 
     def close(self) -> None:
         """Closes the connection; the next call opens another."""
@@ -375,7 +394,7 @@ class Client:
         try:
             end: int | None = calls.call("ask", member=member, key=key, label=label)
         finally:
-            calls.close()
+            calls.end()
         return end
 
     def relay(self, sock: socket.socket, member: str, viewer: dict[str, Any]) -> None:
@@ -472,6 +491,8 @@ class Client:
             return
         self._poller.unregister(self._sock)
         self._sock.close()
+        self._calls.end()
+        self._head.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()

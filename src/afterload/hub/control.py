@@ -132,6 +132,8 @@ class Connection:
 
     def pause(self) -> None:
         """Leaves what it says unread for a moment."""
+        if self.paused:
+            return
         poller = self._control.hub.poller
         poller.unregister(self.sock)
         self.paused = True
@@ -361,12 +363,15 @@ class Control:
             raise FrameError(f"a process of the name {member!r} is here already")
         if message["settings"]:
             self._settle(message["settings"])
-        connection.member, connection.title = member, str(message["title"])[:200]
+        connection.title = str(message["title"])[:200]
         connection.levels = {str(name): int(level) for name, level in message["levels"].items()}
-        connection.kind = kind
+        try:
+            head = os.dup(self.hub.shared_head().descriptor)
+        except OSError as error:
+            raise FrameError(f"there is no room for one more process: {error}") from error
+        connection.member, connection.kind = member, kind
         self.members[member] = connection
-        welcome = {"welcome": self.hub.epoch, "pid": os.getpid(), "kind": self.kind}
-        connection.say(welcome, os.dup(self.hub.shared_head().descriptor))
+        connection.say({"welcome": self.hub.epoch, "pid": os.getpid(), "kind": self.kind}, head)
         self.entered()
 
     def _settle(self, said: Any) -> None:

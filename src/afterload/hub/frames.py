@@ -59,7 +59,7 @@ def frame(message: Message, descriptors: int = 0) -> bytes:
         >>> frame({"say": "hello"})
         b'al\x01\x00\x00\x00\x00\x0f{"say":"hello"}'
     """
-    body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps(message, separators=(",", ":")).encode()
     if len(body) > LONGEST:
         raise FrameError(f"{len(body):,} bytes are more than the {LONGEST:,} that one message may have")
     return _HEAD.pack(_MAGIC, VERSION, descriptors, len(body)) + body

@@ -39,16 +39,24 @@ class SharedHead:
         if not self._own:
             os.close(self.descriptor)
         self._number = memoryview(self._map).cast("q")
+        self._last = 0
 
     def set(self, head: int) -> None:
         """What everybody reads from now on."""
         self._number[0] = head
 
     def get(self) -> int:
-        """The head as it is now."""
-        return self._number[0]
+        """The head as it is now; as it was last, once it is closed."""
+        try:
+            return self._number[0]
+        except ValueError:
+            return self._last
 
     def close(self) -> None:
-        """Closes the descriptor; the memory goes with the last who uses it."""
+        """Lets go of it. Who writes it goes on to: what it writes is seen by nobody new."""
         if self._own:
             os.close(self.descriptor)
+        else:
+            self._last = self.get()
+            self._number.release()
+            self._map.close()

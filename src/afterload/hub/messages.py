@@ -10,14 +10,15 @@ import base64
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..log import End, Item, Message, Patches, Refresh, Reset, Snapshot, Step
+from ..log import End, Item, Message, Patches, Refresh, Reset, Snapshot, Step, wrong_name
 from ..noscript import Shown
 from ..patch import Patch
+from ..position import Position
 from ..wire import document, sse
 from .viewer import Follow, Wire
 
 # What can be wrong with a value that came from elsewhere.
-REFUSED = (ValueError, TypeError, KeyError, AttributeError, IndexError)
+REFUSED = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
 _WIRES: dict[str, Wire] = {wire.NAME: wire for wire in (sse, document)}
 
 
@@ -58,8 +59,12 @@ def of_follow(follow: Follow) -> dict[str, Any]:
 def follow(said: Any, clock: Callable[[], float], most: int) -> Follow:
     """What a viewer asks for; it may follow at most so many channels."""
     names = tuple(said["names"])
-    if not 1 <= len(names) <= most or not all(type(name) is str for name in names):
-        raise ValueError(f"a viewer follows 1 to {most} channels, by name")
+    if not 1 <= len(names) <= most:
+        raise ValueError(f"a viewer follows 1 to {most} channels, not {len(names)}")
+    for name in names:
+        if wrong := wrong_name(name):
+            raise ValueError(wrong)
+    Position.parse(said["position"])
     shown = said.get("shown")
     return Follow(
         None,

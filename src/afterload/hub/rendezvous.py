@@ -67,8 +67,11 @@ def connect(namespace: str, timeout: float) -> socket.socket | None:
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(timeout)
+        # A timeout of Python's makes it non-blocking underneath, and so it would fail at once where many wait.
+        seconds = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
         sock.connect(address(namespace))
+        sock.settimeout(timeout)
         uid = peer(sock)[1]
         if uid != os.geteuid():
             raise HubError(
