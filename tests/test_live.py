@@ -25,8 +25,7 @@ from jinja2 import DictLoader
 from afterload import LoopError, PatchError, SettingError, append, text
 from afterload import live as core
 from afterload.flask import Live
-from afterload.live import Seldom
-from afterload.runs import FAILED, Stopped, sleep
+from afterload.runs import FAILED, Seldom, Stopped, sleep
 from afterload.testing import follow
 from afterload.wire.sse import Decoder, Event
 

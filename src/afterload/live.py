@@ -36,6 +36,7 @@ from .page import Page, page_of
 from .patch import patches
 from .position import Position
 from .runs import Source, Stopped, sleep
+from .seldom import Seldom
 from .settings import Settings, checked
 from .values import short
 from .wire import document
@@ -43,46 +44,11 @@ from .wire import text as plain
 
 logger = logging.getLogger("afterload")
 
-_SELDOM = 60.0  # seconds between two log records of the same trouble
+_LOADED = 60.0  # seconds that a forked process may take to become a worker
 _LOOKS = 0.05  # seconds between two looks at whether the server has loaded the app
 _LOOK = 0.5  # seconds between two looks at whether the server is ending
 # Begins the epoch of a position that says: this page knows that its loop is lost. No key of a loop begins so.
 _LOST = "~lost-"
-
-
-class Seldom:
-    """Tells of a trouble that comes in storms: at once, and then at most once in so many seconds.
-
-    Args:
-        seconds: the least time between two times that it is told of.
-        clock: monotonic seconds.
-
-    Example:
-        >>> now = 0.0
-        >>> seldom = Seldom(60, lambda: now)
-        >>> seldom.count(), seldom.count(), seldom.count()
-        (1, 0, 0)
-        >>> now = 60.0
-        >>> seldom.count()
-        3
-    """
-
-    def __init__(self, seconds: float = _SELDOM, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._count = 0
-        self._next: float | None = None
-
-    def count(self) -> int:
-        """Counts one; returns how many there were since it was last told of if now is the time, else 0."""
-        now = self._clock()
-        with self._lock:
-            self._count += 1
-            if self._next is not None and now < self._next:
-                return 0
-            count, self._count, self._next = self._count, 0, now + self._seconds
-            return count
 
 
 class NoRoom(Exception):  # noqa: N818 - no mistake of a program's, and never seen by one
@@ -135,7 +101,7 @@ class Live:
     @property
     def is_elsewhere(self) -> bool:
         """Whether the shared channels are another process's."""
-        return self.meeting.shared is not self.hub
+        return self.meeting.is_elsewhere
 
     @property
     def namespace(self) -> str:
@@ -156,7 +122,7 @@ class Live:
         # Weak: a running hub must not keep an app that is dropped, as by tests that make one each.
         step_context = weakref.WeakMethod(self.step_context)
         member = new_member()
-        refused = weakref.WeakMethod(self._full)
+        refused = weakref.WeakMethod(self._refused)
         loops = Loops(
             thread.hub,
             self.settings,
@@ -168,7 +134,12 @@ class Live:
         loops.handlers = self._handlers
         for loop in self._definitions.values():
             loops.define(loop)
-        meeting = Meeting(thread, self.settings, self.namespace, member, loops)
+        meeting = Meeting(
+            thread, self.settings, self.namespace, member, loops, lambda: bool(handover.stopping())
+        )
+        several = handover.worker()
+        if several is not None:
+            meeting.expect(several)
         if self._finalizer is not None:
             self._finalizer.detach()  # that life is over, and not to be remembered
         self._finalizer = weakref.finalize(self, _dropped, thread, loops, meeting)
@@ -195,10 +166,7 @@ class Live:
 
         Pages that are open send no requests when a server is started anew, and their loops are to run.
         """
-        several = handover.worker()
-        if several is not None or handover.is_forking():
-            if several is not None:
-                self.meeting.expect(several)
+        if handover.worker() is not None or handover.is_forking():
             threading.Thread(
                 target=_attend, args=(weakref.ref(self),), name="afterload-attend", daemon=True
             ).start()
@@ -242,8 +210,9 @@ class Live:
             channel: the channel's name, 1 to 200 characters; or a ``@live.loop``, for the channel it writes.
             *things: patches, dicts of target to new text, plain strings, or lists of these.
 
-        Where another process is the hub, it returns when that one has the entry. In a process that answers no
-        requests (a cron job, a worker), it reaches the pages of the app that runs; where none does, nobody.
+        Where another process is the hub, it returns when that one has the entry. A process that answers no
+        requests (a cron job, a worker) reaches the pages of the app that runs. Where none has run since the process
+        began, there is nobody to be told; where one has, and is gone, that is a HubError.
 
         Returns:
             The position of the new entry.
@@ -387,10 +356,9 @@ class Live:
         try:
             if meeting is not None:
                 meeting.leave()
+                meeting.close()
             thread.close(timeout / 2)
             loops.close(deadline - time.monotonic())
-            if meeting is not None:
-                meeting.close()
         finally:
             self._closing = False
 
@@ -512,7 +480,7 @@ class Live:
         """
         if isinstance(follow, Elsewhere):
             follow.relay(sock)
-        elif follow.log is None:
+        elif follow.log is None and self.is_elsewhere:
             self.meeting.with_hub(lambda shared: shared.adopt(sock, follow))
         else:
             self.hub.adopt(sock, follow)
@@ -593,6 +561,15 @@ class Live:
         log.begin(PRIVATE)
         log.finish(PRIVATE, "lost", "The server no longer has what this page was following.")
         return Follow(log, (PRIVATE,), at=0, position=str(position or "0"), into=page.into)
+
+    def _refused(self, name: str, error: LoopError) -> None:
+        """A shared loop was not started here."""
+        if self.is_elsewhere:
+            logger.info(
+                "afterload: the loop %r was not started here, and another process is asked: %s", name, error
+            )
+        else:
+            self._full(name, error)
 
     def _full(self, label: str, error: LoopError) -> None:
         """A loop was not started: its viewer gets what there is and `bye`, and asks again later."""
@@ -695,8 +672,11 @@ def _in_child() -> None:
 
 def _attend(reference: weakref.ref[Live]) -> None:
     """Has an app serve once its worker has loaded it: a loop must not run while its module does."""
+    began = time.monotonic()
     while (live := reference()) is not None and (handover.worker() is None or not handover.is_loaded()):
         del live
+        if handover.worker() is None and time.monotonic() - began > _LOADED:
+            return  # it is no worker: the master forks others too
         time.sleep(_LOOKS)
     if live is not None:
         live.serve(bool(handover.worker()))

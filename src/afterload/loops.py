@@ -14,7 +14,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 from .errors import LoopError
@@ -24,10 +26,12 @@ from .hub.viewer import Follow
 from .log import PRIVATE, Log
 from .pipe import Pipe
 from .runs import Lease, Outlet, Run, Source, StepContext, TaskRun, TextRun, ThreadRun
+from .seldom import Seldom
 from .settings import Settings
 
 logger = logging.getLogger("afterload.loops")
 
+_WAITING = 32  # async loops that wait for a hub elsewhere at the same time
 _REMEMBERED = 10_000  # ends of private loops, so that a browser's EventSource is told to stop
 
 
@@ -105,6 +109,7 @@ class Loops:
         self.settings = settings
         self.refused = refused
         self._step_context = step_context
+        self.waiting = Seldom()
         self._definitions = {} if definitions is None else definitions
         self._member = member
         self.handlers: list[Callable[[str, BaseException], None]] = []
@@ -118,6 +123,11 @@ class Loops:
     def step_context(self) -> AbstractContextManager[Any]:
         """The context that each step of a run is in."""
         return self._step_context()
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Threads in which async loops wait for a hub elsewhere: the event loop's own are the app's."""
+        return ThreadPoolExecutor(_WAITING, "afterload-publish")
 
     @property
     def running(self) -> int:

@@ -28,15 +28,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from .errors import HubError, LoopError
+from .hub.client import Client, Refusal
 from .hub.hub import Hub
 from .log import Log
 from .patch import Patch, patches
 from .pipe import Pipe
+from .seldom import Seldom
 from .settings import Settings
 
 logger = logging.getLogger("afterload.loops")
@@ -80,9 +83,14 @@ class Owner(Protocol):
 
     hub: Hub
     settings: Settings
+    waiting: Seldom
 
     def step_context(self) -> AbstractContextManager[Any]:
         """The context that each step runs in."""
+
+    @property
+    def executor(self) -> Executor:
+        """Where they wait for a hub elsewhere."""
 
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """Where tasks run."""
@@ -235,25 +243,42 @@ class Run:
                 if lease.outlet.publish_run(self.channel, lease.number, self._count, entry) is None:
                     self.stop()
                 return
+            except Refusal:
+                raise
             except HubError as error:
-                # It is silent, and goes on; or has ended, and this run is about to be told so.
-                logger.warning("afterload: the loop %r waits for its hub: %s", self.label, error)
-                time.sleep(_AGAIN)
+                self._wait(error)
+
+    def _wait(self, error: HubError) -> None:
+        """Its hub is silent, and may go on; or has ended, and this run has been told so or is about to be."""
+        if not self.stopped and (count := self.loops.waiting.count()):
+            logger.warning(
+                "afterload: the loop %r waits for its hub (waits of all loops since the last such record: %d): %s",
+                self.label,
+                count,
+                error,
+            )
+        time.sleep(_AGAIN)
 
     def over(self, error: BaseException | None) -> None:
         """The generator has ended: says so in its channel, unless the run was told to stop."""
+        # That its hub was away is no fault of the loop's, and no matter of its pages.
+        without_hub = (
+            self.lease is not None and isinstance(error, HubError) and not isinstance(error, Refusal)
+        )
         with self.lock:
             stopped, self.stopped = self.stopped, True
-            if error is not None and not isinstance(error, Stopped | GeneratorExit | asyncio.CancelledError):
-                self.status = "failed"
+            if error is None:
+                self.status = "cancelled" if stopped else "done"
+            elif without_hub or isinstance(error, Stopped | GeneratorExit | asyncio.CancelledError):
+                self.status = "cancelled"
             else:
-                self.status = "cancelled" if stopped or error is not None else "done"
+                self.status = "failed"
             message = FAILED if self.status == "failed" else ""
             if not stopped and self.lease is None:
                 self.loops.hub.finish(self.channel, self.status, message, self.log)
         if not stopped and self.lease is not None:
             try:
-                if isinstance(error, HubError):  # no fault of the loop's, and no matter of its pages
+                if without_hub:
                     self.lease.outlet.give_back(self.channel, self.lease.number)
                 else:
                     self.lease.outlet.finish(self.channel, self.lease.number, self.status, message)
@@ -408,7 +433,7 @@ class TaskRun(Run):
                         thing = await anext(source)
                     except StopAsyncIteration:
                         break
-                self.publish(thing)
+                await self._call(self.publish, thing)
         except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             error = e
         try:
@@ -417,4 +442,11 @@ class TaskRun(Run):
         except BaseException as e:  # noqa: BLE001 - whatever ends a loop ends its channel
             if error is None:
                 error = e
-        self.over(error)
+        await asyncio.shield(self._call(self.over, error))
+
+    async def _call(self, what: Callable[[Any], None], thing: Any) -> None:
+        """Calls what may have to wait for another process, without holding up the other loops."""
+        if self.lease is not None and isinstance(self.lease.outlet, Client):
+            await self._loop.run_in_executor(self.loops.executor, what, thing)
+        else:
+            what(thing)

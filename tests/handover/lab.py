@@ -125,8 +125,8 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
     if path == "/end":
         the_hub().end()
         return answer("ended")
-    if path == "/conflict":
-        return answer(handover.conflict(environ, start_response))
+    if path == "/several":
+        return answer(handover.several(environ, start_response))
     if path == "/spare":
         return answer(handover.spare_threads(environ, start_response))
     if path == "/state":

@@ -226,7 +226,11 @@ environ = {"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.soc
            "wsgi.multithread": True}
 refused = handover.find(environ, print)
 assert refused.reason.startswith("handover is tried on Linux only"), refused
-assert handover.conflict(environ, print) is None
+assert handover.several(environ, print) is None
+assert handover.max_requests(print) == 0
+assert handover.worker() is None
+assert not handover.is_loaded()
+assert not handover.is_forking()
 assert handover.spare_threads(environ, print) is None
 assert not handover.stopping()
 

@@ -254,7 +254,7 @@ def test_a_unix_socket_is_taken(servers, tmp_path):
 
 def test_gunicorn_is_known_by_its_settings_even_through_a_middleware(servers):
     server = servers.gunicorn(f"{LAB}:app", "--max-requests", "1000", threads=3)
-    assert b"max_requests" in get(server, "/conflict").body
+    assert b"after 1000 requests (max_requests)" in get(server, "/several").body
     assert get(server, "/spare").body == b"2"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import gunicorn.arbiter
 import gunicorn.http.wsgi
 import gunicorn.workers.base
 import pytest
@@ -80,12 +81,12 @@ def test_elsewhere_than_on_linux_it_is_refused(monkeypatch):
     assert refused(GET).reason == "handover is tried on Linux only, and this is darwin"
 
 
-def test_several_processes_are_a_conflict_and_it_says_what_to_do():
-    assert handover.conflict(GET, start_response) is None
-    found = handover.conflict(GET | {"wsgi.multiprocess": True}, start_response)
-    assert found is not None
-    assert "waitress/3.0 runs several processes" in found
-    assert "run one process with threads" in found
+def test_a_server_that_says_that_it_runs_several_processes_is_believed():
+    assert handover.several(GET, start_response) is None
+    found = handover.several(GET | {"wsgi.multiprocess": True}, start_response)
+    assert found == "waitress/3.0 runs several processes (wsgi.multiprocess is true)"
+    nameless = {"wsgi.multiprocess": True}
+    assert handover.several(nameless, start_response) == found.replace("waitress/3.0", "the server")
 
 
 # Gunicorn's own objects, without its processes; tests/handover/test_servers.py has those.
@@ -145,14 +146,42 @@ def test_gunicorns_other_workers_have_no_threads_to_count(worker):
     ("settings", "reason"),
     [
         ({"workers": 3}, "gunicorn runs 3 workers"),
-        ({"max_requests": 500}, "gunicorn ends its worker after 500 requests"),
+        ({"max_requests": 500}, "gunicorn ends its worker after 500 requests (max_requests)"),
     ],
 )
-def test_gunicorns_settings_that_conflict_are_seen_behind_a_middleware_too(worker, settings, reason):
+def test_gunicorns_workers_that_are_several_or_end_soon_are_seen_behind_a_middleware_too(
+    worker, settings, reason
+):
     worker(**settings)
-    found = handover.conflict(GET, start_response)
-    assert found is not None
-    assert found.startswith(reason)
+    assert handover.several(GET, start_response) == reason
+    assert handover.max_requests(start_response) == settings.get("max_requests", 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "several"), [({}, False), ({"workers": 2}, True), ({"max_requests": 50}, True)]
+)
+def test_a_gunicorn_worker_is_known_before_its_first_request(worker, settings, several):
+    assert handover.worker() is None
+    worker(**settings)
+    assert handover.worker() is several
+
+
+def test_a_gunicorn_worker_that_has_yet_to_load_its_app_says_so(worker):
+    assert not handover.is_loaded()
+    made = worker()
+    assert not handover.is_loaded()
+    made.wsgi = start_response
+    assert handover.is_loaded()
+
+
+def test_a_fork_of_gunicorns_master_is_about_to_be_a_worker(worker):
+    assert not handover.is_forking()
+    arbiter = object.__new__(gunicorn.arbiter.Arbiter)
+    signal.signal(signal.SIGTERM, arbiter.signal)
+    assert handover.is_forking()
+    assert handover.worker() is None
+    worker()
+    assert not handover.is_forking()
 
 
 def test_a_gunicorn_built_otherwise_is_refused_and_does_not_fail(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -348,38 +349,92 @@ def test_a_server_of_one_thread_serves_short_streams_and_stays_free(servers, tmp
     assert stats["viewers"] == 0
 
 
-# Set-ups that cannot work.
+# Several processes: they have one hub, which is none of them.
 
 
-def conflicts(site: Site) -> list[str]:
-    return re.findall(r"afterload: pages get short streams.*", site.server.log_of_this_run())
-
-
-def test_several_workers_are_told_of_once_each_at_their_first_request(servers, tmp_path_factory):
-    site = Site(servers.gunicorn(APP, workers=2), "gthread")
+def workers(site: Site, count: int) -> set[int]:
+    """So many of them, once each has answered."""
     answered: set[int] = set()
 
-    def both() -> bool:
+    def all_of_them() -> bool:
         answered.add(site.stats()["pid"])
-        return len(answered) == 2
+        return len(answered) >= count
 
-    wait_until(both, 20, "both workers to have answered")
-    for _ in range(10):
-        with site.follow("/named/some") as raw:
-            assert b"event: bye" in raw.rest()
-    found = conflicts(site)
-    assert len(found) == 2
-    assert all("gunicorn runs 2 workers" in line for line in found)
+    wait_until(all_of_them, 20, f"{count} workers to have answered")
+    return answered
 
 
-def test_max_requests_is_told_of_once_and_viewers_are_not_held(servers, tmp_path_factory):
-    site = start(servers, "gthread", tmp_path_factory, "--max-requests", "1000")
-    for _ in range(3):
-        with site.follow("/named/some") as raw:
-            assert b"event: bye" in raw.rest()
-    [line] = conflicts(site)
-    assert "remove --max-requests" in line
-    assert site.stats()["handovers"] == 3
+def post_to(site: Site, worker: int, path: str) -> bytes:
+    """A request that this worker answers."""
+    found: list[bytes] = []
+
+    def answered_by_it() -> bool:
+        with Raw(site.server).ask("/stats") as raw:
+            raw.until(b"}\n")
+            if json.loads(raw.body)["pid"] != worker:
+                return False
+            raw.data = b""  # what is asked for next, by the same connection, is asked of the same worker
+            found.append(raw.ask(path, method="POST", headers={"Connection": "close"}).rest())
+        return True
+
+    wait_until(answered_by_it, 20, f"worker {worker} to answer")
+    assert b" 200 OK\r\n" in found[0]
+    return found[0].partition(b"\r\n\r\n")[2]
+
+
+def test_what_each_of_several_workers_publishes_arrives_at_the_viewers_of_all(servers):
+    site = Site(servers.gunicorn(APP, workers=2), "gthread")
+    both = workers(site, 2)
+    opened = [site.follow("/named/some") for _ in range(20)]
+    for raw in opened:
+        raw.until(b'"channels"')
+    wait_until(lambda: viewers(site, "some-a") == len(opened), 20, "all of them to be held")
+    positions = [post_to(site, pid, f"/publish/some-a/word-{pid}-").decode() for pid in both]
+    for raw in opened:
+        for pid in both:
+            raw.until(f"word-{pid}-<br>".replace("<", "\\u003c").encode())
+        assert [last_id(raw)] == positions[-1:]
+        raw.close()
+    stats = site.stats()
+    assert stats["hub"] == "process"
+    assert {process["pid"] for process in stats["processes"]} == both
+    assert "short streams" not in site.server.log_of_this_run()
+    wait_until(lambda: viewers(site, "some-a") == 0, 20, "all to be seen leaving")
+
+
+def test_a_shared_loop_runs_once_for_the_viewers_of_several_workers(servers):
+    site = Site(servers.gunicorn(APP, workers=2), "gthread")
+    both = workers(site, 2)
+    opened = [site.follow("/shared") for _ in range(12)]
+    for raw in opened:
+        raw.until(b'"channels"')
+    wait_until(lambda: viewers(site, "shared") == len(opened), 20, "all of them to be held")
+    runner = site.stats()["loops_run"]["shared"]
+    assert runner in both
+    for pid in both - {runner}:
+        post_to(site, pid, "/go")  # of no use there: it waits in the other one
+    post_to(site, runner, "/go")
+    for raw in opened:
+        raw.rest()
+        assert re.sub(rb"id: E\.\d+", b"id: E", normal(payload(raw))) == SHARED
+        raw.close()
+
+
+def test_with_max_requests_viewers_are_held_and_stay_when_their_worker_ends(servers, tmp_path_factory):
+    site = start(servers, "gthread", tmp_path_factory, "--max-requests", "10")
+    with site.follow("/named/some") as raw:
+        raw.until(b'"channels"')
+        seen = {site.stats()["pid"]}
+
+        def three() -> bool:
+            seen.add(site.stats()["pid"])
+            return len(seen) >= 3
+
+        wait_until(three, 40, "two workers to have ended")
+        site.post("/publish/some-a/everybody")
+        raw.until(b"everybody")
+        assert raw.data.count(b"event: ") == 2, "it is not to be told of anything but hello and the patch"
+    assert "short streams" not in site.server.log_of_this_run()
 
 
 # Starting and ending.

@@ -22,6 +22,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,8 @@ class Live(core.Live):
     def __init__(self, app: Flask | None = None, **settings: Any) -> None:
         super().__init__(Settings().updated(settings))
         self._app: Flask | None = None
+        self._namespace = ""
+        self._shares = False
         self._unfollowed: set[str] = set()  # templates that were warned of
         self._warning = threading.Lock()
         if app is not None:
@@ -110,6 +113,7 @@ class Live(core.Live):
         except SettingError as error:
             raise SettingError(f"in app.config, where each name begins with {_PREFIX}: {error}") from error
         self._app = app
+        self._namespace = self.settings.namespace or _namespace_of(app)
         app.extensions["afterload"] = self
         any_host: dict[str, Any] = {"host": "<afterload_host>"} if app.url_map.host_matching else {}
         app.add_url_rule(PATH, ENDPOINT, _client, **any_host)
@@ -132,13 +136,18 @@ class Live(core.Live):
     @property
     def namespace(self) -> str:
         """Whose channels these are: of all processes of this app on this host; of nobody else under `app.testing`."""
-        app = self._connected()
-        if app.testing:
-            return ""
-        named = self.settings.namespace or checked(
-            "namespace", os.environ.get("AFTERLOAD_NAMESPACE", ""), str
-        )
-        return named or default_namespace(app.import_name, app.root_path)
+        return "" if self._connected().testing else self._namespace
+
+    def serve(self, several: bool) -> None:
+        """See `live.Live`."""
+        super().serve(several)
+        if self.namespace and _named.setdefault(self.namespace, self) is not self and not self._shares:
+            self._shares = True
+            logger.warning(
+                "afterload: two apps of this process have the namespace %r, and so the same channels and loops: where "
+                "they are not to, name them, Live(app, namespace=...)",
+                self.namespace,
+            )
 
     def _is_ready(self) -> bool:
         return self._app is not None
@@ -411,6 +420,15 @@ class Live(core.Live):
             page.close()
             return current_app.response_class(status=204, headers={"Cache-Control": "no-store"})
         return written(Events(self, page, wanted))
+
+
+_named: weakref.WeakValueDictionary[str, Live] = weakref.WeakValueDictionary()  # those that serve
+
+
+def _namespace_of(app: Flask) -> str:
+    """The namespace of an app that names none."""
+    name = checked("namespace", os.environ.get("AFTERLOAD_NAMESPACE", ""), str)
+    return name or default_namespace(app.name, app.root_path)
 
 
 def _utf8(text: str) -> bytes:

@@ -15,6 +15,7 @@ handler, and asked whether it has been told to end.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import MethodType
@@ -103,7 +104,10 @@ def is_forking() -> bool:
     """Whether this process is a fork of gunicorn's master, and so about to be a worker."""
     owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     base = _class("gunicorn.arbiter", "Arbiter")
-    return base is not None and isinstance(owner, base)
+    if base is None or not isinstance(owner, base):
+        return False
+    # Others replace the threads that would wait for it (gevent), or are none of ours.
+    return getattr(getattr(owner, "cfg", None), "worker_class_str", "sync") in _WORKERS
 
 
 def spare_threads(start_response: StartResponse) -> int | None:
@@ -191,7 +195,10 @@ def _worker() -> Any:
     """The worker that this process is, or None."""
     owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     base = _class("gunicorn.workers.base", "Worker")
-    return owner if base is not None and isinstance(owner, base) else None
+    if base is None or not isinstance(owner, base):
+        return None
+    # What a worker forks inherits its handlers, and is none.
+    return owner if getattr(owner, "ppid", os.getppid()) == os.getppid() else None
 
 
 def _settings(start_response: StartResponse | None) -> Any:

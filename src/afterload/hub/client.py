@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from ..errors import HubError, LoopError
+from ..errors import HubError, LoopError, PatchError
 from ..log import Step
 from ..patch import Patch
 from ..settings import Settings
@@ -43,11 +43,20 @@ _HANDSHAKE = 5.0  # seconds
 _SOON = 0.01  # seconds between two tries to pass on a socket when too many are on their way
 _RECORDS = ("afterload.hub", "afterload.viewer")  # the loggers whose records a hub passes on
 _SILENT = 1.0  # seconds until a call is given up, where the one before was
+_REMEMBERED = 1000  # answers of other processes
 _HURRY = 0.2  # seconds that the poller may wait to say something
 
 
 class Gone(HubError):  # noqa: N818 - what has happened, and no mistake
     """The hub has ended, or the connection to it, and it has heard nothing of what was to be said: say it again."""
+
+
+class Refusal(HubError):  # noqa: N818 - the hub's word
+    """The hub has heard it, and does not do it."""
+
+
+class Ended(HubError):  # noqa: N818 - what has happened, and no mistake
+    """The hub has ended, and may have heard the last that was said."""
 
 
 class Owner(Protocol):
@@ -115,6 +124,9 @@ class Calls:
         """
         # Who has waited for it in vain once is not held up as long again.
         deadline = time.monotonic() + (min(self._timeout, _SILENT) if self._is_silent else self._timeout)
+        if what == "publish":
+            # Who has been told that it is not answered must not see it come later, behind what is newer.
+            said["until"] = deadline
         mine = _Call(frame({"call": what, **said}), deadline)
         with self._changed:
             if self._ended:
@@ -135,11 +147,13 @@ class Calls:
                 self._exchange(batch)
             finally:
                 self._follow()
+        if isinstance(mine.error, Ended) and what != "publish":
+            raise self.gone(mine.error) from mine.error  # a question may be asked again
         if mine.error is not None:
             raise mine.error
         assert mine.answer is not None
         if "error" in mine.answer:
-            raise HubError(
+            raise Refusal(
                 f"the hub of namespace {self.namespace!r} refuses: {mine.answer['error']}",
                 namespace=self.namespace,
             )
@@ -186,16 +200,22 @@ class Calls:
             self._wait_until(sock, max(call.deadline for call in batch))
             sent = sock.send(data)
             unheard = False
-            sock.sendall(data[sent:])
+            if sent < len(data):
+                sock.sendall(data[sent:])
             for call in batch:
-                call.answer = self._next(sock)
+                answer = self._next(sock)
+                if "gone" in answer:  # the first of a connection: nothing was heard
+                    raise self.gone(answer["gone"])
+                call.answer = answer
             self._is_silent = False
-        except BlockingIOError:  # of SO_RCVTIMEO and SO_SNDTIMEO
+        except (BlockingIOError, TimeoutError):  # the first is of SO_RCVTIMEO and SO_SNDTIMEO
             self._is_silent = True
             error = self.silent()
         except HubError as e:
             error = e
-        except (OSError, FrameError) as e:
+        except FrameError as e:
+            error = misunderstood(self.namespace, e)
+        except OSError as e:
             error = self.gone(e) if unheard else self._gone_with(e)
         finally:
             left = [call for call in batch if not call.over]
@@ -217,6 +237,9 @@ class Calls:
     def _wait_until(sock: socket.socket, deadline: float) -> None:
         # A socket with a timeout of Python's would cost two more system calls for each of these.
         left = max(0.001, deadline - time.monotonic())
+        if type(sock).__module__ != "socket":  # gevent's, which never waits in the kernel
+            sock.settimeout(left)
+            return
         patience = struct.pack("@ll", int(left), int(left % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
@@ -233,8 +256,8 @@ class Calls:
         """What is raised where it has ended."""
         return Gone(f"the hub of namespace {self.namespace!r} is gone: {why}", namespace=self.namespace)
 
-    def _gone_with(self, why: object) -> HubError:
-        return HubError(
+    def _gone_with(self, why: object) -> Ended:
+        return Ended(
             f"the hub of namespace {self.namespace!r} has ended: {why}; what was said may have reached it, or not",
             namespace=self.namespace,
         )
@@ -256,6 +279,7 @@ class Client:
         kind: what the hub is: "thread" or "process".
         pid: of its process.
         is_gone: it has ended.
+        is_ending: it has said that it will.
     """
 
     def __init__(
@@ -267,6 +291,7 @@ class Client:
         self.kind = str(welcome["kind"])
         self.pid = int(welcome["pid"])
         self.is_gone = False
+        self.is_ending = False
         self._poller = poller
         self._owner = owner
         self._when_gone = gone
@@ -277,6 +302,8 @@ class Client:
         self._frames = Frames()
         self._descriptors: deque[int] = deque()
         self._sending = threading.Lock()
+        self._silent: dict[str, float] = {}
+        self._answers: dict[tuple[str, str, str], tuple[float, int | None]] = {}
 
     @classmethod
     def find(
@@ -324,7 +351,10 @@ class Client:
         Raises:
             HubError: as of `Calls.call`.
         """
-        offset: int = self._calls.call("publish", name=name, entry=entry(patches))
+        try:
+            offset: int = self._calls.call("publish", name=name, entry=entry(patches))
+        except FrameError as error:
+            raise PatchError(f"there is too much to publish to {name!r}: {error}") from error
         return offset
 
     def viewers(self, name: str) -> int:
@@ -365,6 +395,10 @@ class Client:
         if loops:
             self._say({"say": "offer", "loops": loops})
 
+    def report(self, viewers: int, loops: int) -> None:
+        """Says how many viewers and loops this process has of its own."""
+        self._say({"say": "report", "viewers": viewers, "loops": loops}, patience=_HURRY)
+
     def withdraw(self) -> None:
         """Gives back all leases, and offers nothing any more."""
         self._say({"say": "withdraw"})
@@ -372,7 +406,10 @@ class Client:
     def publish_run(self, name: str, number: int, count: int, patches: tuple[Patch, ...]) -> int | None:
         """See `leases.Leases.publish_run`."""
         said = {"name": name, "lease": number, "count": count, "entry": entry(patches)}
-        offset: int | None = self._calls.call("publish run", **said)
+        try:
+            offset: int | None = self._calls.call("publish run", **said)
+        except FrameError as error:
+            raise PatchError(f"there is too much to publish to {name!r}: {error}") from error
         return offset
 
     def give_back(self, name: str, number: int) -> None:
@@ -389,13 +426,25 @@ class Client:
         Raises:
             HubError: as of `Calls.call`; or that process does not answer.
         """
+        now = time.monotonic()
+        if self._silent.get(member, 0.0) > now:
+            raise self._calls.silent()
+        at, end = self._answers.get((member, key, label), (0.0, None))
+        if now - at < _SILENT:
+            return end  # a page asks twice: whether it is over, and whether it goes on
         # By a connection of its own: the answer is another process's, and nobody is to wait behind it.
-        calls = Calls(self.namespace, self._timeout, self.epoch)
+        calls = Calls(self.namespace, min(_SILENT, self._timeout), self.epoch)
         try:
-            end: int | None = calls.call("ask", member=member, key=key, label=label)
+            said: int | None = calls.call("ask", member=member, key=key, label=label)
+        except HubError:
+            self._silent[member] = now + self._timeout
+            raise
         finally:
             calls.end()
-        return end
+        if len(self._answers) >= _REMEMBERED:
+            self._answers.clear()
+        self._answers[member, key, label] = now, said
+        return said
 
     def relay(self, sock: socket.socket, member: str, viewer: dict[str, Any]) -> None:
         """Passes the viewer of a private loop on to the process that runs it; as `adopt`."""
@@ -416,6 +465,7 @@ class Client:
         self.is_gone = True
         self._sock.close()
         self._calls.close()
+        self._head.close()
 
     # Events
 
@@ -423,8 +473,11 @@ class Client:
         data = frame(message, int(descriptor is not None))
         size = len(data)
         along = rights(descriptor)
-        deadline = time.monotonic() + (self._timeout if patience is None else patience)
-        with self._sending:
+        patience = self._timeout if patience is None else patience
+        deadline = time.monotonic() + patience
+        if not self._sending.acquire(timeout=patience):
+            raise self._calls.silent()
+        try:
             while data:
                 if self.is_gone:
                     raise self._calls.gone("the connection has ended")
@@ -445,6 +498,8 @@ class Client:
                     if len(data) < size:
                         self.close()  # it was half said, so nothing that comes behind would be understood
                     raise self._calls.silent()
+        finally:
+            self._sending.release()
 
     def _ready(self, mask: int) -> None:
         try:
@@ -453,7 +508,10 @@ class Client:
                 self._end()
                 return
             for message, wants in self._frames.feed(data):
-                self._hear(message, [self._descriptors.popleft() for _ in range(wants)])
+                descriptors = [self._descriptors.popleft() for _ in range(wants)]
+                self._poller.safely(self._hear, message, descriptors)
+                for descriptor in descriptors:  # what was not taken
+                    os.close(descriptor)
         except BlockingIOError:
             return
         except OSError:
@@ -465,23 +523,28 @@ class Client:
     def _hear(self, message: Message, descriptors: list[int]) -> None:
         if "error" in message:
             logger.error("afterload: the hub of namespace %r refuses: %s", self.namespace, message["error"])
+            self.is_ending = True
             return
         match message["say"]:
             case "start":
                 try:
                     self._owner.start(message["loop"], message["lease"], self)
-                except LoopError:
+                except Exception as error:
                     said = {"say": "refuse", "loop": message["loop"], "lease": message["lease"]}
                     self._say(said, patience=_HURRY)
+                    if not isinstance(error, LoopError):
+                        raise
             case "stop":
                 self._owner.stop(message["loop"], message["lease"], self)
             case "take":
-                self._owner.take(socket.socket(fileno=descriptors[0]), message["viewer"])
+                self._owner.take(socket.socket(fileno=descriptors.pop()), message["viewer"])
             case "ask":
                 end = self._owner.ask(message["key"], message["label"])
                 self._say({"say": "answer", "number": message["number"], "value": end}, patience=_HURRY)
             case "leave":
                 self._owner.leave(message["key"])
+            case "ending":
+                self.is_ending = True
             case "record":
                 logging.getLogger(message["name"]).log(message["level"], "%s", message["text"])
 
@@ -490,13 +553,25 @@ class Client:
         if self._sock.fileno() < 0:
             return
         self._poller.unregister(self._sock)
-        self._sock.close()
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # who waits to say something wakes up
+        with self._sending:
+            self._sock.close()
         self._calls.end()
         self._head.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
         self._when_gone(self)
+
+
+def misunderstood(namespace: str, error: FrameError) -> HubError:
+    """What is raised where a hub says something that is not understood."""
+    return HubError(
+        f"the hub of namespace {namespace!r} is of another version of afterload, or none: {error}; end it, and one of "
+        "this version is started",
+        namespace=namespace,
+    )
 
 
 def _shake_hands(
@@ -526,14 +601,14 @@ def _shake_hands(
                     )
                 return message, SharedHead(descriptors.popleft())
     except FrameError as error:
-        raise HubError(
-            f"the hub of namespace {namespace!r} is of another version of afterload, or none: {error}; end it, and "
-            "one of this version is started",
-            namespace=namespace,
-        ) from error
+        raise misunderstood(namespace, error) from error
     except ConnectionError:
         return None
-    except (OSError, IndexError) as error:
+    except IndexError:
+        raise HubError(
+            f"the hub of namespace {namespace!r} has not sent its head", namespace=namespace
+        ) from None
+    except OSError as error:
         raise HubError(
             f"the hub of namespace {namespace!r} does not answer: {error}", namespace=namespace
         ) from error

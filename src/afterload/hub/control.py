@@ -16,14 +16,17 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import math
 import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AfterloadError, PatchError
 from ..log import wrong_name
+from ..seldom import Seldom
 from ..settings import checked
 from . import rendezvous
 from .frames import VERSION, FrameError, Frames, Message, frame, receive, rights, title
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("afterload.hub")
 
 _UNSENT_MOST = 16 * 1024 * 1024  # bytes that a process which does not read may have waiting
-_SPARE = 32  # descriptors that are left for others than viewers
+_REASONS_MOST = 100  # of processes that were sent away, each told of once a minute
 _PAUSE = 0.2  # seconds that nobody is let in, or passed on, when the system had no room for it
 _ASKED_MOST = 5.0  # seconds that a process has to answer for another
 
@@ -50,6 +53,9 @@ class Connection:
         kind: "events", "calls", or "" until it has said which.
         member: the name that the process has made up for itself, unique in its namespace.
         title: what the process is, for people.
+        levels: of its loggers whose records it is told.
+        viewers: those that it holds itself.
+        loops: how many run in it.
         since: clock time at which it came.
     """
 
@@ -60,6 +66,8 @@ class Connection:
         self.member = ""
         self.title = ""
         self.levels: dict[str, int] = {}
+        self.viewers = 0
+        self.loops = 0
         self.since = control.hub.clock()
         self._control = control
         self._frames = Frames()
@@ -67,6 +75,7 @@ class Connection:
         self._unsent: deque[tuple[bytes, int | None]] = deque()
         self._unsent_bytes = 0
         self.closed = False
+        self.is_deaf = False
         self.paused = False
 
     @property
@@ -92,7 +101,7 @@ class Connection:
 
     def say(self, message: Message, descriptor: int | None = None) -> None:
         """The same, in the poller's thread."""
-        if self.closed:
+        if self.closed or self.is_deaf:
             if descriptor is not None:
                 os.close(descriptor)
             return
@@ -115,8 +124,11 @@ class Connection:
                 if error.errno == errno.ETOOMANYREFS:  # more are on their way than may be; waited out
                     self.pause()
                     return
-                self._control.end(self, "")
-                return
+                # It ends, and may have sent viewers before: what it has said is read to its end.
+                self._forget_unsent()
+                self.is_deaf = True
+                self._control.hub.leases.withdraw(self)
+                break
             if descriptor is not None:
                 os.close(descriptor)
             self._unsent_bytes -= sent
@@ -156,7 +168,7 @@ class Connection:
             self._read()
 
     def _read(self) -> None:
-        if self.kind != "calls" and self._control.is_full:
+        if self.kind == "events" and self._control.hub.fanout.is_full:
             self.pause()  # it may send a viewer's socket, for which there is no room
             return
         try:
@@ -178,12 +190,16 @@ class Connection:
         self.closed = True
         for descriptor in self._descriptors:
             os.close(descriptor)
+        self._descriptors.clear()
+        self._forget_unsent()
+        self.sock.close()
+
+    def _forget_unsent(self) -> None:
         for _, waiting in self._unsent:
             if waiting is not None:
                 os.close(waiting)
-        self._descriptors.clear()
         self._unsent.clear()
-        self.sock.close()
+        self._unsent_bytes = 0
 
 
 class Control:
@@ -205,17 +221,25 @@ class Control:
         self.hub = hub
         self.namespace = namespace
         self.kind = kind
+        self.title = title() if kind == "thread" else f"afterload-hub {namespace}"
         self.make_way: Callable[[], bool] = lambda: False
         self.emptied: Callable[[], None] = lambda: None
         self.entered: Callable[[], None] = lambda: None
         self.connections: set[Connection] = set()
         self.members: dict[str, Connection] = {}
         self._listener = listener
-        self._asked: dict[int, tuple[Connection, float]] = {}
+        hub.shared_head()  # where it cannot be had, that is known now
+        self._asked: dict[int, tuple[Connection, Connection, float]] = {}
         self._numbers = itertools.count(1)
+        self._sent_away: dict[str, Seldom] = {}
         self._closed = False
         hub.door = self
         hub.poller.call(lambda: hub.poller.register(listener, self._accept))
+
+    def say_that_it_ends(self) -> None:
+        """Those who came need not wonder why their connections end."""
+        for connection in list(self.members.values()):
+            connection.say({"say": "ending"})
 
     def close(self) -> None:
         """Nobody comes by it any more, and those who came are told by the end of their connections."""
@@ -233,6 +257,7 @@ class Control:
     def _leave(self) -> None:
         if self._closed:
             return
+        self.say_that_it_ends()
         self.hub.poller.unregister(self._listener)
         for connection in list(self.connections):
             self.end(connection, "")
@@ -247,7 +272,7 @@ class Control:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._pause(f"a process could not be let in: {error}")
+                self._pause(str(error))
                 return
             try:
                 sock.setblocking(False)
@@ -257,6 +282,7 @@ class Control:
                 continue
             connection = Connection(self, sock, pid)
             self.connections.add(connection)
+            self.hub.fanout.processes = len(self.connections)
             self.hub.poller.register(sock, connection.ready)
             if uid != os.geteuid():
                 self.end(
@@ -268,14 +294,9 @@ class Control:
     def _pause(self, why: str) -> None:
         """No descriptor is left: who waits to be let in waits a moment, or the poller would do nothing else."""
         self.hub.count("paused")
-        logger.warning("afterload: %s", why)
+        logger.warning("afterload: a process could not be let in: %s", why)
         self.hub.poller.unregister(self._listener)
         self.hub.poller.at(self.hub.clock() + _PAUSE, self._resume)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next descriptor might be one too many."""
-        return self.hub.fanout.descriptors + len(self.connections) > self.hub.fanout.descriptors_most - _SPARE
 
     def _resume(self) -> None:
         if not self._closed:
@@ -287,7 +308,15 @@ class Control:
             return
         if why:
             self.hub.count("refused_processes")
-            logger.warning("afterload: process %d is sent away: %s", connection.pid, why)
+            if len(self._sent_away) >= _REASONS_MOST:
+                self._sent_away.clear()
+            if count := self._sent_away.setdefault(why[:100], Seldom()).count():
+                logger.warning(
+                    "afterload: process %d is sent away (so many since the last such record: %d): %s",
+                    connection.pid,
+                    count,
+                    why,
+                )
             try:
                 connection.sock.send(frame({"error": why, "version": VERSION}))
             except OSError:
@@ -295,9 +324,14 @@ class Control:
         if not connection.paused:
             self.hub.poller.unregister(connection.sock)
         self.connections.discard(connection)
+        self.hub.fanout.processes = len(self.connections)
         connection.close()
         if self.members.get(connection.member) is connection and connection.kind == "events":
             del self.members[connection.member]
+            for number, (caller, member, _) in list(self._asked.items()):
+                if member is connection:
+                    del self._asked[number]
+                    caller.say({"value": None})
             self.hub.leases.withdraw(connection)
             if not self.members:
                 self.emptied()
@@ -352,9 +386,10 @@ class Control:
     def _hello(self, connection: Connection, message: Message) -> None:
         kind = message["hello"]
         if kind == "calls":
-            if message["epoch"] not in ("", self.hub.epoch):
-                self.end(connection, "")  # it means a hub that is gone
             connection.kind = kind
+            if message["epoch"] not in ("", self.hub.epoch):
+                connection.say({"gone": "another one is there now"})
+                self.end(connection, "")
             return
         if kind != "events":
             raise FrameError(f"there are connections of events and of calls, not of {kind!r}")
@@ -376,7 +411,8 @@ class Control:
 
     def _settle(self, said: Any) -> None:
         """The hub's bounds and durations are those of the app; after a deploy, of the new one."""
-        settings = self.hub.settings.updated({str(name): value for name, value in said.items()})
+        known = asdict(self.hub.settings)  # a later version may have more
+        settings = self.hub.settings.updated({name: value for name, value in said.items() if name in known})
         if settings != self.hub.settings:
             self.hub.settle(settings)
 
@@ -397,6 +433,9 @@ class Control:
     def _make_way(self, connection: Connection, message: Message) -> bool:
         """Another hub is to have the place; whether it may."""
         return self.make_way()
+
+    def _report(self, connection: Connection, message: Message) -> None:
+        connection.viewers, connection.loops = int(message["viewers"]), int(message["loops"])
 
     def _withdraw(self, connection: Connection, message: Message) -> None:
         self.hub.leases.withdraw(connection)
@@ -424,9 +463,9 @@ class Control:
             member.say({"say": "leave", "key": str(message["key"])})
 
     def _answered(self, connection: Connection, message: Message) -> None:
-        caller, _ = self._asked.pop(int(message["number"]), (None, 0.0))
-        if caller is not None:
-            caller.say({"value": message["value"]})
+        asked = self._asked.pop(int(message["number"]), None)
+        if asked is not None:
+            asked[0].say({"value": message["value"]})
 
     # What is called
 
@@ -434,6 +473,8 @@ class Control:
         name = message["name"]
         if wrong := wrong_name(name):
             raise PatchError(wrong, value=name)
+        if self.hub.clock() > float(message.get("until", math.inf)):
+            raise ValueError("it comes too late: who has published it was told that there is no answer")
         return self.hub.publish(name, patches(message["entry"]))
 
     def _publish_run(self, connection: Connection, message: Message) -> int | None:
@@ -467,8 +508,8 @@ class Control:
             return None
         number = next(self._numbers)
         now = self.hub.clock()
-        self._asked = {n: asked for n, asked in self._asked.items() if now - asked[1] < _ASKED_MOST}
-        self._asked[number] = connection, now
+        self._asked = {n: asked for n, asked in self._asked.items() if now - asked[2] < _ASKED_MOST}
+        self._asked[number] = connection, member, now
         member.say(
             {"say": "ask", "number": number, "key": str(message["key"]), "label": str(message["label"])}
         )
@@ -478,22 +519,23 @@ class Control:
         return self.hub.epoch
 
     def _stats(self, connection: Connection, message: Message) -> dict[str, Any]:
-        return self.stats()
+        return self.hub.stats()
 
     def stats(self) -> dict[str, Any]:
-        """What `Hub.stats` says, and who is here."""
-        runners = self.hub.leases.holders()
+        """See `hub.Door`."""
+        now = self.hub.clock()
         return {
-            **self.hub.stats(),
             "namespace": self.namespace,
             "hub": self.kind,
-            "pid": os.getpid(),
-            "title": title(),
-            "version": VERSION,
-            "loops_run": {name: getattr(runner, "pid", os.getpid()) for name, runner in runners.items()},
-            "loops_offered": sorted(self.hub.leases.offered()),
+            "title": self.title,
             "processes": [
-                {"pid": c.pid, "title": c.title, "seconds": self.hub.clock() - c.since}
+                {
+                    "pid": c.pid,
+                    "title": c.title,
+                    "seconds": now - c.since,
+                    "viewers": c.viewers,
+                    "loops": c.loops,
+                }
                 for c in sorted(self.members.values(), key=lambda c: c.since)
             ],
         }
@@ -504,6 +546,7 @@ _SAYS: dict[str, Callable[[Control, Connection, Message], None]] = {
     "offer": Control._offer,
     "refuse": Control._refuse,
     "give back": Control._give_back,
+    "report": Control._report,
     "withdraw": Control._withdraw,
     "forward": Control._forward,
     "answer": Control._answered,

@@ -46,6 +46,7 @@ viewer_logger = logging.getLogger("afterload.viewer")
 
 RUN = 32  # sends between two looks at the clock
 HOLD_GIL = 0.001  # longest run of sends without giving up the GIL
+SPARE = 32  # descriptors that are left for others than viewers
 DISCARD = 65_536  # more than this in one read is a flood
 
 Key = tuple[str, str]
@@ -76,6 +77,7 @@ class Fanout:
         counters: numbers since the start.
         written_through: the same of `write_through`, under the lock.
         descriptors_most: how many this process may have.
+        processes: how many of them other processes have, who come to this hub.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Fanout:
         self._counts: Counter[Key] = Counter()
         self._addresses: Counter[str] = Counter()
         self.descriptors_most: float = math.inf
+        self.processes = 0
         self._dirty: deque[Group] = deque()
         self._encoded: dict[Hashable, bytes] = {}
         self._answers: dict[Hashable, Answer] = {}
@@ -109,8 +112,13 @@ class Fanout:
 
     @property
     def descriptors(self) -> int:
-        """How many descriptors viewers have."""
-        return len(self.viewers) + len(self.lingering)
+        """How many descriptors viewers have, and the processes that have come."""
+        return len(self.viewers) + len(self.lingering) + self.processes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next descriptor might be one too many."""
+        return self.descriptors > self.descriptors_most - SPARE
 
     # Called from any thread
 
@@ -149,7 +157,10 @@ class Fanout:
     def room(self, address: str) -> bool:
         """Whether one more viewer may be held."""
         s = self.settings
-        if len(self.viewers) >= s.max_viewers or self.descriptors > self.descriptors_most * 0.75:
+        most = self.descriptors_most * 0.75
+        if self.processes:  # below the number at which nothing is taken from them any more
+            most = min(most, self.descriptors_most - 2 * SPARE)
+        if len(self.viewers) >= s.max_viewers or self.descriptors > most:
             return False
         return not s.max_viewers_per_address or self._addresses[address] < s.max_viewers_per_address
 

@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import AfterloadError
 
 VERSION = 1
-LONGEST = 64 * 1024 * 1024  # bytes of one frame's JSON: what a publish may carry
+LONGEST = 16 * 1024 * 1024  # bytes of one frame's JSON: what a publish may carry
 _MAGIC = b"al"
 _HEAD = struct.Struct("!2sBBI")
 _STEP = 262_144  # bytes of one read
@@ -139,4 +139,6 @@ def rights(descriptor: int | None) -> list[tuple[int, int, array.array[int]]]:
 
 def title() -> str:
     """What this process is, for people: its command."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return " ".join([name, *sys.argv[1:]])[:200]

@@ -7,10 +7,14 @@ What a hub has confirmed to whoever published it is in what anybody reads afterw
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import tempfile
 
 _SIZE = mmap.PAGESIZE
+_MFD_CLOEXEC = 1
+_SHM = "/dev/shm"  # noqa: S108 - of a file that has no name
 
 
 class SharedHead:
@@ -25,7 +29,7 @@ class SharedHead:
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._own = descriptor is None
-        self.descriptor = os.memfd_create("afterload-head") if descriptor is None else descriptor
+        self.descriptor = _memory() if descriptor is None else descriptor
         try:
             if self._own:
                 os.ftruncate(self.descriptor, _SIZE)
@@ -60,3 +64,20 @@ class SharedHead:
             self._last = self.get()
             self._number.release()
             self._map.close()
+
+
+def _memory() -> int:
+    """A descriptor of a file that is in memory only, or at least has no name."""
+    try:
+        return os.memfd_create("afterload-head")
+    except AttributeError:
+        # A Python that was built for an older C library than this host's, as some that are made to run anywhere.
+        pass
+    try:
+        descriptor: int = ctypes.CDLL(None).memfd_create(b"afterload-head", _MFD_CLOEXEC)
+        if descriptor >= 0:
+            return descriptor
+    except AttributeError:
+        pass
+    with tempfile.TemporaryFile(dir=_SHM if os.access(_SHM, os.W_OK) else None) as file:
+        return os.dup(file.fileno())

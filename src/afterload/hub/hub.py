@@ -8,6 +8,7 @@ it as an `afterload.hub.client.Client`, which has what `Shared` says too.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import socket
 import threading
@@ -21,6 +22,7 @@ from ..patch import Patch
 from ..pipe import Pipe
 from ..settings import Settings
 from .fanout import Fanout
+from .frames import VERSION, title
 from .head import SharedHead
 from .leases import Leases
 from .poller import Poller
@@ -67,6 +69,9 @@ class Door(Protocol):
 
     def close(self) -> None:
         """Nobody comes by it any more."""
+
+    def stats(self) -> dict[str, Any]:
+        """Which hub it is, and the processes that have come."""
 
 
 class Hub:
@@ -243,6 +248,11 @@ class Hub:
     def _take_in(self) -> None:
         self.fanout.adopt(*self._arriving.popleft())
 
+    @property
+    def held(self) -> int:
+        """How many viewers there are."""
+        return len(self.fanout.viewers)
+
     def viewers(self, name: str, log: Log | None = None) -> int:
         """How many viewers follow a channel."""
         return self.fanout.count(log or self.log, name)
@@ -285,7 +295,14 @@ class Hub:
         with self._lock:
             behind = [viewer for group in self.fanout.groups.values() for viewer in list(group.behind)]
             now = self.clock()
+            runners = self.leases.holders()
+            of_door = {"namespace": "", "hub": "thread", "title": title(), "processes": []}
             return {
+                **(of_door if self.door is None else self.door.stats()),
+                "pid": os.getpid(),
+                "version": VERSION,
+                "loops_run": {name: getattr(runner, "pid", os.getpid()) for name, runner in runners.items()},
+                "loops_offered": sorted(self.leases.offered()),
                 "epoch": self.log.epoch,
                 "uptime": self.clock() - self._started,
                 "published": self.log.head,

@@ -16,7 +16,9 @@ under a lease that it has lost is refused by the number.
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,9 +26,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import LoopError
 from ..patch import Patch
+from ..seldom import Seldom
 
 if TYPE_CHECKING:
     from .hub import Hub
+
+logger = logging.getLogger("afterload.hub")
 
 FIRST = 5.0  # seconds that the first viewer of a run has to come, if the linger is less
 _AGAIN = 1.0  # seconds until those who had no room are asked again
@@ -93,6 +98,8 @@ class Leases:
         self._lock = threading.RLock()
         self._loops: dict[str, _Loop] = {}
         self._last = 0
+        self._held: Counter[Runner] = Counter()
+        self._full = Seldom()
 
     # By those who run loops
 
@@ -124,6 +131,7 @@ class Leases:
                 if loop.holder is runner:
                     self._free(loop)
                     free.append(loop.name)
+            del self._held[runner]
         for name in free:
             if self._hub.viewers(name):
                 self._try(name)
@@ -195,10 +203,11 @@ class Leases:
                     if not free:
                         self._ask_again(loop)
                         return
-                    first = free[0]
+                    first = min(free, key=self._held.__getitem__)
                 self._last += 1
                 number = loop.number = self._last
                 loop.holder = runner = first
+                self._held[runner] += 1
                 loop.status, loop.count = "", 0
                 if not loop.begun:
                     self._hub.begin(name)
@@ -256,6 +265,8 @@ class Leases:
         return self._hub.clock() - loop.ended < keep
 
     def _free(self, loop: _Loop) -> None:
+        if loop.holder is not None:
+            self._held[loop.holder] -= 1
         loop.number, loop.holder = 0, None
 
     def _refused(self, loop: _Loop, number: int) -> None:
@@ -285,6 +296,10 @@ class Leases:
         if loop.asking or not loop.runners:
             return
         loop.asking = True
+        if self._full.count() and len(loop.runners) > 1:
+            logger.warning(
+                "afterload: no process has room for the loop %r (max_loops); they are asked again", loop.name
+            )
 
         def again() -> None:
             with self._lock:

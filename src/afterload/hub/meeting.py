@@ -16,6 +16,7 @@ The private loops of a process, and their viewers, are its own hub's in any case
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import sys
 import threading
@@ -37,6 +38,10 @@ T = TypeVar("T")
 
 _APPEARS = 10.0  # seconds that a hub process has to be there after it was started
 _LOOK = 0.02  # seconds between two looks at whether it is
+_COURTESY = 3.0  # seconds that another process has to start one
+_PATIENCE = 1.0  # seconds that the first requests of a process wait for its hub
+_ELSEWHERE = 60.0  # seconds between two looks at whether another user has such a hub
+_REPORT = 1.0  # seconds between two reports of what a process has of its own
 _AGAIN = 0.5  # seconds between two tries to find a hub, or to start one, where that has failed
 
 
@@ -47,6 +52,10 @@ def new_member() -> str:
 
 class Loops(Owner, Protocol):
     """What is asked of the loops of this process."""
+
+    @property
+    def running(self) -> int:
+        """How many run."""
 
     def offered(self) -> Sequence[tuple[str, float]]:
         """What it offers to run, and how long each goes on after its last viewer."""
@@ -64,6 +73,7 @@ class Meeting:
         namespace: whose hub others are to find; "" for a process that meets nobody.
         member: what this process is called there: part of the keys of its private loops.
         loops: its loops.
+        stopping: whether this process was told to end, so that it is to start nothing any more.
 
     Attributes:
         member: see above.
@@ -71,9 +81,16 @@ class Meeting:
     """
 
     def __init__(
-        self, thread: HubThread, settings: Settings, namespace: str, member: str, loops: Loops
+        self,
+        thread: HubThread,
+        settings: Settings,
+        namespace: str,
+        member: str,
+        loops: Loops,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.member = member
+        self._stopping = stopping
         self.serves = False
         self._hub = thread.hub
         self._settings = settings
@@ -86,11 +103,13 @@ class Meeting:
         self._host: Control | None = None
         self._ever = False
         self._expects = False
+        self._lost = False
         self._closed = False
         self._leaving = False
         self._looking = False
         self._refused = ""
-        self._next = 0.0
+        self._first_look = 0.0
+        self._looked_elsewhere = -math.inf
         self._lock = threading.Lock()
         self._changed = threading.Condition()
 
@@ -116,27 +135,35 @@ class Meeting:
         """Why its viewers would miss what other processes publish; "" if they would not."""
         if not self._namespace:
             alone = "a namespace is needed" if rendezvous.POSSIBLE else "processes meet on Linux only"
-            return alone if self._others else ""
-        return "" if self.is_settled or not self._several else self._refused or "there is none yet"
+            return alone if self._others or self._settings.hub == "process" else ""
+        return "" if self.is_settled or not self._several else self._refused
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the shared channels are another process's, or will be in a moment."""
+        if self._refused and not self.is_settled:
+            return False
+        return self._client is not None or (bool(self._namespace) and self._several)
 
     def serve(self, several: bool) -> None:
-        """This process answers requests; returns when it has its hub, or cannot have one.
+        """This process answers requests: it finds its hub. The first requests wait for that, for a moment.
 
         Args:
             several: others do so too, so the hub is to be a process of its own if there is none yet.
         """
         if self.is_serving:
             return
-        with self._lock:
-            first = not self.serves
-            self._several = self._is_several(several)
-            self.serves = self._expects = True
-            if first and self._client is not None and not self._client.is_gone:
-                self._offer_all(self._client)
-            if not self.is_settled and time.monotonic() >= self._next:
-                self._meet()
-        if not self.is_settled:
+        first = not self.serves
+        self._several = self._is_several(several)
+        self.serves = self._expects = True
+        client = self._client
+        if first and client is not None and not client.is_gone:
+            self._offer_all(client)
+        elif not self.is_settled:
             self._look_on()
+            with self._changed:
+                left = self._first_look + _PATIENCE - time.monotonic()
+                self._changed.wait_for(lambda: self.is_settled, max(0.0, left))
 
     def expect(self, several: bool) -> None:
         """This process will answer requests, and is not ready to: it finds its hub, and offers nothing yet."""
@@ -177,6 +204,8 @@ class Meeting:
         deadline = time.monotonic() + self._settings.publish_timeout
         while True:
             shared = self._there(deadline)
+            if shared is None:
+                return action(self._hub)
             try:
                 return action(shared)
             except Gone:
@@ -216,34 +245,51 @@ class Meeting:
 
     def _meet(self) -> None:
         """Finds the hub, starts one or becomes it; under the lock."""
-        deadline = time.monotonic() + _APPEARS
+        began = time.monotonic()
         try:
-            while not self._closed:
+            while not (self._closed or self._leaving or self._stopping()):
                 client = self._find()
                 if client is not None:
                     self._become(client)
                     return
                 if self._several:
-                    process.start(self._namespace, self._settings.hub_idle)
+                    waited = time.monotonic() > began + _COURTESY
+                    process.start(self._namespace, self._settings.hub_idle, anyway=waited)
                 else:
                     listener = rendezvous.bind(self._namespace)
                     if listener is not None:
                         self._host = Control(self._hub, listener, self._namespace, "thread")
                         self._client = None
                         self._settle(self._hub)
+                        if self._is_over():  # meanwhile
+                            self._host.leave()
+                            self._host = None
+                        if self._hub.closed and self._hub.door is not None:
+                            self._hub.door.close()
                         return
-                self._wait_for_one(deadline)
-        except HubError as error:
-            self._next = time.monotonic() + _AGAIN
+                self._wait_for_one(began)
+        except (HubError, OSError) as error:  # the second where no descriptor, or no process, is to be had
             if str(error) != self._refused:
                 self._refused = str(error)
                 logger.error("afterload: this process is without the hub of the others: %s", error)
 
+    def _is_over(self, *, closed: bool = False) -> bool:
+        """Whether this process ends; or with `closed`, says nothing any more."""
+        return self._closed or (self._leaving and not closed)
+
     def _become(self, client: Client) -> None:
         self._client = client
+        if self._lost:
+            self._lost = False
+            logger.warning(
+                "afterload: the hub of namespace %r is process %d now", client.namespace, client.pid
+            )
+        self._hub.later(_REPORT, lambda: self._report(client, (0, 0)))
         if self.serves:
             self._offer_all(client)
         self._settle(client)
+        if self._is_over(closed=True):  # meanwhile
+            client.close()
 
     def _settle(self, shared: Shared) -> None:
         self._refused = ""
@@ -262,33 +308,63 @@ class Meeting:
         """The hub has ended; in the poller's thread."""
         self._loops.stop_all(client)
         if client is self._client and self._expects and not self._closed:
+            if not client.is_ending:
+                self._lost = True
+                logger.warning(
+                    "afterload: the hub of namespace %r (process %d) has ended without a word; its pages come back",
+                    client.namespace,
+                    client.pid,
+                )
             self._look_on()
+
+    def _report(self, client: Client, said: tuple[int, int]) -> None:
+        """Tells the hub now and then what this process has of its own; in the poller's thread."""
+        if client.is_gone:
+            return
+        now = self._hub.held, self._loops.running
+        if now != said:
+            try:
+                client.report(*now)
+            except HubError:
+                now = said  # it does not listen: once more in a moment
+        self._hub.later(_REPORT, lambda: self._report(client, now))
 
     def _look_on(self) -> None:
         """Goes on to look for a hub, in a thread of its own, until there is one."""
         with self._changed:
-            if self._looking or self._closed:
+            if self._looking or self._closed or self._leaving or self._stopping():
                 return
             self._looking = True
-        threading.Thread(target=self._look, name="afterload-meeting", daemon=True).start()
+            self._first_look = self._first_look or time.monotonic()
+        try:
+            threading.Thread(target=self._look, name="afterload-meeting", daemon=True).start()
+        except RuntimeError as error:  # the next one who needs it tries again
+            self._looking = False
+            self._refused = f"the system gives no thread to look for it: {error}"
 
     def _look(self) -> None:
-        while not self._closed:
-            with self._lock:
-                if not self.is_settled:
-                    self._meet()
+        while not (self._closed or self._leaving or self._stopping()):
+            try:
+                with self._lock:
+                    if not self.is_settled:
+                        self._meet()
+            except Exception:
+                logger.exception("afterload: an error in the search for the hub; it goes on")
             with self._changed:
                 if self.is_settled:
                     self._looking = False
                     return
             time.sleep(_AGAIN)
+        self._looking = False
 
     # How who publishes gets one
 
     def _alone_for_now(self) -> bool:
         """Whether nobody else is to be told, as there is no hub that could be found."""
-        if self._expects or self._ever:
-            return not (self._several or self._ever)
+        if self._ever:
+            return False
+        if self._expects:
+            return bool(self._refused) and not self._several
         if "pytest" in sys.modules:
             return True  # tests of an app are not to be seen by who has it open
         with self._lock:
@@ -303,32 +379,44 @@ class Meeting:
             HubError: there is one of another user, or it refuses this process; or none could be started.
         """
         client = self._find()
-        deadline = time.monotonic() + _APPEARS
+        began = time.monotonic()
         while client is None and self._settings.hub == "process":
-            process.start(self._namespace, self._settings.hub_idle)
+            waited = time.monotonic() > began + _COURTESY
+            process.start(self._namespace, self._settings.hub_idle, anyway=waited)
             client = self._find()
             if client is None:
-                self._wait_for_one(deadline)
+                self._wait_for_one(began)
         if client is not None:
             self._become(client)
-        elif elsewhere := rendezvous.others(self._namespace):
-            raise HubError(elsewhere, namespace=self._namespace)
+        elif (
+            time.monotonic() - self._looked_elsewhere > _ELSEWHERE
+        ):  # it reads a list of all sockets of the host
+            if elsewhere := rendezvous.others(self._namespace):
+                raise HubError(elsewhere, namespace=self._namespace)
+            self._looked_elsewhere = time.monotonic()
 
     def _find(self) -> Client | None:
-        return Client.find(
-            self._namespace, self._settings, self.member, self._hub.poller, self._loops, self._gone
-        )
+        # One that leaves may still be known there by its name.
+        member = new_member() if self._leaving else self.member
+        return Client.find(self._namespace, self._settings, member, self._hub.poller, self._loops, self._gone)
 
-    def _wait_for_one(self, deadline: float) -> None:
-        if time.monotonic() > deadline:
+    def _wait_for_one(self, began: float) -> None:
+        if time.monotonic() > began + _APPEARS:
             raise HubError(f"no hub of namespace {self._namespace!r} has appeared", namespace=self._namespace)
         time.sleep(_LOOK)
 
-    def _there(self, deadline: float) -> Shared:
+    def _there(self, deadline: float) -> Shared | None:
+        """The hub; None if this process ends, and there is nobody any more to be told."""
+        began = time.monotonic()
         while True:
             if self.is_settled:
                 return self._shared
-            left = deadline - time.monotonic()
+            if self._closed:
+                return None
+            now = time.monotonic()
+            left = deadline - now
+            if (self._leaving or self._stopping()) and now - began > _PATIENCE:
+                return None
             if left <= 0:
                 seconds = f"{self._settings.publish_timeout:g} s (publish_timeout)"
                 why = f": {self._refused}" if self._refused else ""

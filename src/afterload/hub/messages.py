@@ -60,7 +60,7 @@ def follow(said: Any, clock: Callable[[], float], most: int) -> Follow:
     """What a viewer asks for; it may follow at most so many channels."""
     names = tuple(said["names"])
     if not 1 <= len(names) <= most:
-        raise ValueError(f"a viewer follows 1 to {most} channels, not {len(names)}")
+        raise ValueError(f"a viewer follows 1 to {most} channels, by name, not {len(names)}")
     for name in names:
         if wrong := wrong_name(name):
             raise ValueError(wrong)

@@ -105,7 +105,8 @@ class Poller:
         for key, mask in self._select(timeout):
             self.safely(key.data, mask)
         for _ in range(len(self._commands)):
-            self.safely(self._commands.popleft())
+            if self._commands:  # one of them may have closed it
+                self.safely(self._commands.popleft())
         now = self.clock()
         while self._timers and self._timers[0][0] <= now:
             self.safely(heapq.heappop(self._timers)[2])

@@ -21,39 +21,48 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import select
 import signal
+import site
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import markupsafe
+
+from .. import errors
 from ..errors import HubError
 from ..settings import Settings
 from . import rendezvous
 from .client import Calls
 from .control import Control
 from .hub import Hub
-from .thread import raise_file_limit
+from .thread import PAUSE, raise_file_limit
 
 logger = logging.getLogger("afterload.hub")
 
 _READY, _TAKEN = b"ready\n", b"taken\n"
 _STARTING = ":starting"
 _RECORD_WAITING = 1_000_000  # bytes that a process may have unread before it is told no more records
-_NOT_ITS_OWN = ("GUNICORN_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "WERKZEUG_")
+# Of the environment: it lives longer than its maker, and has no use for the secrets of an app.
+_GIVEN = ("PATH", "HOME", "LANG", "LC_", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHON", "VIRTUAL_ENV")
 _PR_SET_NAME = 15
 _STARTS = 15.0  # seconds that one may take to be there
 _GOES = 3.0  # seconds that a hub which makes way may take
 _WAIT = 0.5  # seconds between two tries to have the place
 
 
-def start(namespace: str, idle: float) -> bool:
+def start(namespace: str, idle: float, *, anyway: bool = False) -> bool:
     """Starts a hub process, unless one is there or is being started.
 
     Args:
         namespace: whose.
         idle: seconds until it ends when no process of an app is there.
+        anyway: another process seemed to start one, and has not for long.
 
     Returns:
         Whether there is one now; if not, another process is about to start it.
@@ -61,13 +70,14 @@ def start(namespace: str, idle: float) -> bool:
     Raises:
         HubError: it does not start.
     """
+    # A courtesy: two that are started at once do no harm, and anybody on the host may hold this.
     starting = rendezvous.bind(namespace, _STARTING)
-    if starting is None:
+    if starting is None and not anyway:
         return False
-    with starting:
+    with starting or nullcontext():
         command = [_python(), "-P", "-m", "afterload.hub", namespace, "--idle", str(idle), "--detach"]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_ITS_OWN)}
-        environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)
+        environment = {k: v for k, v in os.environ.items() if k.startswith(_GIVEN)}
+        environment["PYTHONPATH"] = os.pathsep.join(_path())
         try:
             made = subprocess.Popen(  # noqa: S603 - our own module
                 command,
@@ -80,23 +90,57 @@ def start(namespace: str, idle: float) -> bool:
             )
         except OSError as error:
             raise HubError(f"no hub process could be started: {error}", namespace=namespace) from error
-        try:
-            said = made.communicate(timeout=_STARTS)[0]
-        except subprocess.TimeoutExpired:
-            os.killpg(made.pid, signal.SIGKILL)
-            said = made.communicate()[0] + f"it is not ready after {_STARTS:g} s".encode()
+        said = _said(made)
     if not said.endswith((_READY, _TAKEN)):
-        text = said.decode("utf-8", "replace").strip() or f"exit status {made.returncode}"
+        text = said.decode("utf-8", "replace").strip() or "it says nothing"
         raise HubError(f"the hub process does not start: {text}", namespace=namespace)
     return True
 
 
+def _said(made: subprocess.Popen[bytes]) -> bytes:
+    """What a hub process says while it starts: its last word, or what is wrong; one that says neither is ended."""
+    assert made.stdout is not None
+    said, deadline = b"", time.monotonic() + _STARTS
+    waiting = select.poll()
+    waiting.register(made.stdout, select.POLLIN)
+    with made.stdout:
+        # Not to the end: a fork of the app at this moment has the other end open as well.
+        while not said.endswith((_READY, _TAKEN)):
+            if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                os.killpg(made.pid, signal.SIGKILL)
+                said += f"it is not ready after {_STARTS:g} s".encode()
+                break
+            data = os.read(made.stdout.fileno(), 65_536)
+            said += data
+            if not data:
+                break
+    made.wait()
+    return said
+
+
 def _python() -> str:
     """The interpreter. Inside of a server that embeds it, `sys.executable` is that server."""
-    for found in (sys.executable, f"{sys.exec_prefix}/bin/python3", f"{sys.base_exec_prefix}/bin/python3"):
-        if found and Path(found).name.startswith(("python", "pypy")):
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for found in (
+        sys.executable,
+        f"{sys.exec_prefix}/bin/{version}",
+        f"{sys.exec_prefix}/bin/python3",
+        f"{sys.base_exec_prefix}/bin/{version}",
+    ):
+        if Path(found or "-").name.startswith(("python", "pypy")) and os.access(found, os.X_OK):
             return found
-    return "python3"
+    return version
+
+
+def _path() -> list[str]:
+    """Folders that the interpreter does not find by itself.
+
+    Not all of this process's: what is in an app's folder, or a package that was once for older Pythons, would come
+    before the standard library.
+    """
+    needed = {str(Path(str(module.__file__)).resolve().parents[1]) for module in (errors, markupsafe)}
+    known = {*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return sorted(needed - {str(Path(folder).resolve()) for folder in known})
 
 
 def run(namespace: str, settings: Settings, *, idle: float | None, detach: bool) -> int:
@@ -133,8 +177,15 @@ def run(namespace: str, settings: Settings, *, idle: float | None, detach: bool)
         _tell(_READY)
     _notify(b"READY=1")
     logger.info("afterload: the hub of namespace %r is process %d", namespace, os.getpid())
+
+    def turn() -> None:
+        while not ends.ended:
+            hub.poller.run_once()
+
+    hub.poller.safely(turn)
     while not ends.ended:
-        hub.poller.safely(hub.poller.run_once)
+        time.sleep(PAUSE)
+        hub.poller.safely(turn)
     hub.release()
     return 0
 
@@ -201,6 +252,7 @@ class _Ends:
             self._emptied()
 
     def end(self) -> None:
+        self._control.say_that_it_ends()
         self._hub.say_bye()
         self.ended = True
 

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import sys
+import weakref
 from pathlib import Path
 
 from ..errors import HubError
@@ -23,15 +24,15 @@ _UCRED = struct.Struct("3i")
 _TABLE = "/proc/net/unix"  # of this network namespace, which is what abstract names belong to
 
 
-def default_namespace(import_name: str, root: str) -> str:
+def default_namespace(name: str, root: str) -> str:
     """The namespace of an app that names none: it is met by those with the same code at the same place.
 
     Example:
         >>> default_namespace("shop.web", "/srv/shop")
         'shop.web-edeabb3ecb'
     """
-    place = f"{import_name}\0{os.path.realpath(root)}"
-    known = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in import_name)
+    place = f"{name}\0{os.path.realpath(root)}"
+    known = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
     return f"{known[:50]}-{hashlib.sha256(place.encode()).hexdigest()[:10]}"
 
 
@@ -47,7 +48,7 @@ def bind(namespace: str, purpose: str = "") -> socket.socket | None:
         namespace: whose.
         purpose: of a second place beside it.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _made(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:
         sock.bind(address(namespace) + purpose)
         if not purpose:
@@ -65,7 +66,7 @@ def connect(namespace: str, timeout: float) -> socket.socket | None:
     Raises:
         HubError: it is another user's, or there is no answer.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _made(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:
         # A timeout of Python's makes it non-blocking underneath, and so it would fail at once where many wait.
         seconds = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
@@ -124,3 +125,21 @@ def others(namespace: str) -> str:
         f"the hub of namespace {namespace!r} is of user {uids[0]}, and this process is of user {os.geteuid()}: "
         "run it as the same user"
     )
+
+
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _made(sock: socket.socket) -> socket.socket:
+    _sockets.add(sock)
+    return sock
+
+
+def _in_child() -> None:
+    """A fork must not hold its parent's place, nor its connections: their end is what says that a process is gone."""
+    for sock in list(_sockets):
+        sock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

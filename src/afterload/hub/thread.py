@@ -27,7 +27,7 @@ from ..settings import Settings
 from .hub import Hub
 
 _hubs: weakref.WeakSet[HubThread] = weakref.WeakSet()
-_PAUSE = 0.1  # after a turn that failed as a whole: an error that lasts must not fill the log
+PAUSE = 0.1  # after a turn that failed as a whole: an error that lasts must not fill the log
 
 
 class HubThread:
@@ -73,7 +73,7 @@ class HubThread:
         # Handlers' errors are caught one by one, inside; what comes out is an error of the poller's own.
         self.hub.poller.safely(self._turn)
         while not self._stop:
-            time.sleep(_PAUSE)
+            time.sleep(PAUSE)
             self.hub.poller.safely(self._turn)
 
     def _turn(self) -> None:
