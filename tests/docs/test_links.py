@@ -65,14 +65,25 @@ def test_every_verb_that_is_named_is_one_of_dev() -> None:
     assert {"demo", "test"} <= named
 
 
-def test_every_option_of_the_demo_that_is_named_is_one() -> None:
-    command = [sys.executable, "-m", "afterload.cli", "demo", "--help"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    [line] = [
-        line for line in prose(ROOT / "docs/reference/api.md").splitlines() if "`afterload demo" in line
-    ]
-    options = set(re.findall(r"--\w+", line))
-    assert options == set(re.findall(r"--\w+", said)) - {"--help"}
+@pytest.mark.parametrize("command", ["demo", "hub", "publish", "run", "status"])
+def test_every_option_of_a_command_is_shown_and_no_other(command: str) -> None:
+    run = [sys.executable, "-m", "afterload.cli", command, "--help"]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    shown = re.findall(rf"`afterload {command} (\S[^`]+)`", prose(ROOT / "docs/reference/commands.md"))
+    [usage] = shown
+    option = r"--\w[\w-]*"
+    assert set(re.findall(option, usage)) == set(re.findall(rf"^  (?:-\w, )?({option})", said, re.M)) - {
+        "--help"
+    }
+
+
+def test_every_command_is_in_the_table_of_commands() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "afterload.cli", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    commands = set(re.findall(r"^    (\w+) ", said, re.M))
+    table = prose(ROOT / "docs/reference/commands.md").partition("The first three")[0]
+    assert set(re.findall(r"`afterload (\w+)`\]", table)) == commands
 
 
 def test_the_readme_has_the_place_where_figures_are_pasted() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ import afterload
 from afterload import errors, testing
 from afterload.errors import AfterloadError
 from afterload.flask import Live
+from afterload.hub import rendezvous
+from afterload.hub.control import Control
+from afterload.hub.hub import Hub
 from afterload.settings import Settings
 from tests.docs.markdown import ROOT, documents, fences, headings, prose, rows
 
@@ -26,8 +30,8 @@ SOURCES = sorted((ROOT / "src" / "afterload").rglob("*.py"))
 
 #: What an adapter for another framework calls, and what stands behind `live_client()`.
 FOR_ADAPTERS = {
-    "client", "connect", "connect_document", "connect_text", "follow", "hub", "is_over", "leave", "loops", "patch",
-    "step_context", "updates",
+    "adopt", "attend", "client", "connect", "connect_document", "connect_text", "follow", "hub", "is_elsewhere",
+    "is_over", "leave", "loops", "meeting", "patch", "restart", "sent_away", "serve", "step_context", "updates",
 }  # fmt: skip
 
 
@@ -58,7 +62,7 @@ def documented(path: Path) -> dict[str, str]:
 
 def test_the_table_of_settings_is_that_of_the_code() -> None:
     table = [row for row in rows(REFERENCE / "settings.md") if row[0].startswith("`")]
-    shown = [(row[0].strip("`"), row[1].strip("`").replace('""', "''")) for row in table]
+    shown = [(row[0].strip("`"), row[1].strip("`").replace('"', "'")) for row in table]
     assert shown == [(field.name, repr(field.default)) for field in dataclasses.fields(Settings)]
 
 
@@ -95,7 +99,7 @@ def test_every_public_method_is_documented_with_its_signature() -> None:
     app_live = Live(Flask("reference"))
     public = {name for name in dir(app_live) if not name.startswith("_")} - FOR_ADAPTERS
     expected = {
-        name: signature(getattr(Live, name)) if hasattr(Live, name) else ""
+        name: signature(getattr(Live, name)) if callable(getattr(Live, name, None)) else ""
         for name in public
     }  # fmt: skip
     expected["loop"] = (
@@ -141,10 +145,20 @@ def test_every_number_in_stats_is_documented_and_no_other() -> None:
     app_live = Live(Flask("stats"))
     app_live.publish("a", "b")
     stats = app_live.stats()
+    stats |= _of_processes(app_live.hub)
     app_live.close()
     said = prose(REFERENCE / "api.md")
     assert [name for name in stats["channels"]["a"] if f"`{name}`" not in said] == []
-    assert shown - arguments == set(stats) | counters()
+    inner = {*stats["channels"]["a"], "seconds"} - set(stats)
+    assert shown - arguments - inner == set(stats) | {"own"} | counters()
+
+
+def _of_processes(hub: Hub) -> dict[str, Any]:
+    """What a hub says that other processes can reach."""
+    namespace = f"test-reference-{os.getpid()}"
+    listener = rendezvous.bind(namespace)
+    assert listener is not None
+    return Control(hub, listener, namespace, "thread").stats()
 
 
 def counters() -> set[str]:
@@ -178,6 +192,19 @@ def test_every_error_is_in_the_tree_and_in_the_table() -> None:
         assert set(re.findall(r"`(\w+)`", table[error][2])) == set(attributes), error
 
 
+def test_what_a_hub_error_says_is_what_is_raised() -> None:
+    texts = {
+        "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        for path in SOURCES
+        if path.parent.name == "hub"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.JoinedStr)
+    }
+    shown = re.findall(r"^- `([^`]+)`: ", prose(REFERENCE / "errors.md"), re.M)
+    assert len(shown) == 5
+    assert [message for message in shown if not any(_says(message, text) for text in texts)] == []
+
+
 # Troubleshooting
 
 
@@ -193,7 +220,7 @@ def _records() -> Iterator[tuple[str, str]]:
             ):
                 assert isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}: no plain text"
                 level = node.func.attr.replace("exception", "error").upper()
-                yield level, re.sub(r"%(?:\.\d)?[rsdf]", "…", node.args[0].value)
+                yield level, re.sub(r"%(?:\.\d)?[rsdfg]", "…", node.args[0].value)
 
 
 def _says(shown: str, message: str) -> bool:

@@ -68,7 +68,7 @@ def test_console_sessions_are_as_shown(path: Path) -> None:
 
 
 def test_every_block_says_in_which_language_it_is() -> None:
-    known = {"python", "pycon", "html", "sh", "js", "css", "text", "ini", "nginx"}
+    known = {"python", "pycon", "html", "sh", "js", "css", "text", "ini", "nginx", "yaml", "dockerfile"}
     assert {f.where: f.language for f in _own() if f.language not in known} == {}
 
 
