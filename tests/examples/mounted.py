@@ -21,9 +21,10 @@ from afterload.flask import Live
 NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "examples").glob("*.py"))
 MODULES: dict[str, ModuleType] = {name: importlib.import_module(f"examples.{name}") for name in NAMES}
 
-for module in MODULES.values():
+for name, module in MODULES.items():
     module.live.sleep = lambda seconds: Live.sleep(seconds / 5)
     module.live.settings = module.live.settings.updated({"ahead_entries": 1})
+    module.live._namespace += f"-{name}"  # or they would share their channels, as the workers of one app
 
 #: Dice that fall 1, 2, 3, 0: the loop fails, but not at once.
 DICE = random.Random(39)

@@ -30,6 +30,7 @@ def client(
     """A client of the example that the test is marked with."""
     module = MODULES[request.param]
     monkeypatch.setenv("ORDERS", str(tmp_path / "orders.sqlite"))
+    monkeypatch.setenv("BOARD", str(tmp_path / "board.sqlite"))
     over = threading.Event()
     before = threading.enumerate()
     if request.param == "anywhere":
@@ -62,10 +63,10 @@ def patches(blocks: list[Block]) -> list[Patch]:
     return [patch for block in blocks for patch in block.patches]
 
 
-def until(client: FlaskClient, targets: set[str]) -> list[Patch]:
+def until(client: FlaskClient, targets: set[str], path: str = "/") -> list[Patch]:
     """What a page is sent, until all of these places were written to."""
     for limit in (1, 3, 9, 27):
-        seen = patches(follow(client, "/", limit=limit))
+        seen = patches(follow(client, path, limit=limit))
         if targets <= {patch.target for patch in seen}:
             return seen
     raise AssertionError(f"{targets} were not all written to; what came: {seen}")
@@ -168,6 +169,32 @@ def test_after_a_restart_a_page_with_orders_is_told_to_fetch_itself(client: Flas
     [told] = follow(client, "/", limit=1, headers={"Last-Event-ID": block.id})
     assert told.event == "refresh"
     assert '<li id="order-1">tea</li>' in client.get("/").text
+
+
+@of("board")
+def test_an_order_is_on_the_board_of_its_station_and_on_that_of_all(client: FlaskClient) -> None:
+    answer = client.post("/", data={"station": "bar", "thing": "<tea>"})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/")
+    row = Markup('<li id="order-1">&lt;tea&gt;</li>')
+    assert [row in client.get(path).text for path in ("/", "/bar", "/kitchen")] == [True, True, False]
+    for path in ("/", "/bar"):
+        assert append("#bar", row, keep=50) in until(client, {"#bar"}, path)
+    assert client.post("/", data={"station": "roof", "thing": "tea"}).status_code == 400
+    assert client.get("/roof").status_code == 404
+
+
+@of("board")
+def test_the_board_shows_the_last_fifty_orders_and_what_was_published_is_not_missed(
+    client: FlaskClient,
+) -> None:
+    positions = [
+        client.post("/", data={"station": "kitchen", "thing": f"soup {n}"}).headers["Position"]
+        for n in range(52)
+    ]
+    shown = re.findall(r"soup (\d+)", client.get("/kitchen").text)
+    assert shown == [str(n) for n in range(2, 52)]
+    [first, *_] = follow(client, "/kitchen", limit=1, headers={"Last-Event-ID": positions[-3]})
+    assert re.findall(r"soup (\d+)", str(first.patches)) == ["50", "51"]
 
 
 @of("tokens")

@@ -25,8 +25,9 @@ COUNTS = "Number(document.querySelector('#data').textContent.split(' ')[1]) > 3"
 
 @pytest.fixture(scope="module")
 def server(module_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    orders = tmp_path_factory.mktemp("orders") / "orders.sqlite"
-    return module_servers.gunicorn("tests.examples.mounted:app", env={"ORDERS": str(orders)})
+    folder = tmp_path_factory.mktemp("databases")
+    env = {"ORDERS": str(folder / "orders.sqlite"), "BOARD": str(folder / "board.sqlite")}
+    return module_servers.gunicorn("tests.examples.mounted:app", env=env)
 
 
 def _private(page: Page) -> None:
@@ -131,9 +132,20 @@ def _template(page: Page) -> None:
     assert "That was all." in page.text("body")
 
 
+def _board(page: Page) -> None:
+    page.wait_for(TIME)
+    page.wait_for(r"/^tick \d+ of process \d+$/.test(document.querySelector('#runner').textContent)")
+    page.wait_for_text("#watching", "1")
+    page.type("input", "<tea>")
+    page.click("button")
+    page.wait_for_text("#bar li", "<tea>")
+    page.wait_for_status("live")
+
+
 CHECKS: dict[str, Callable[[Page], None]] = {
     "anywhere": _anywhere,
     "bare": _bare,
+    "board": _board,
     "clock": _clock,
     "csp": _csp,
     "failing": _failing,
