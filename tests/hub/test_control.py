@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from afterload import text
 from afterload.hub import rendezvous
+from afterload.hub.control import Control
 from afterload.hub.frames import LONGEST, frame, rights
 from afterload.hub.messages import of_follow
+from afterload.hub.thread import HubThread
 from afterload.hub.viewer import Follow
 from tests.hub.door import Door, Owner, descriptors, hello
 from tests.servers.process import wait_until
@@ -543,3 +545,17 @@ def test_whatever_is_said_disturbs_nobody_who_behaves(door, kind, frames):
     assert behaves.head() >= offset
     assert door.hub.poller.errors == 0
     plain.close()
+
+
+def test_a_door_that_is_made_when_its_hub_has_ended_already_leaves_the_place_to_others(door):
+    """As by a process that was looking for a hub while it was closed."""
+    namespace = f"{door.namespace}-late"
+    late = HubThread(door.settings)
+    late.close()
+    listener = rendezvous.bind(namespace)
+    assert listener is not None
+    control = Control(late.hub, listener, namespace, "thread")
+    control.leave()
+    following = rendezvous.bind(namespace)
+    assert following is not None
+    following.close()

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -36,10 +37,11 @@ def namespace() -> Iterator[str]:
     made = f"test-{secrets.token_hex(8)}"
     yield made
     if is_taken(made):
-        pid = status(made)["pid"]
-        assert pid != os.getpid()
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not is_taken(made), 10, "the hub process to end")
+        with suppress(HubError):  # one of this process may be about to let it go
+            pid = status(made)["pid"]
+            if pid != os.getpid():
+                os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not is_taken(made), 10, "the place to be free")
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ class Calls:
             finally:
                 self._follow()
         if isinstance(mine.error, Ended) and what != "publish":
-            raise self.gone(mine.error) from mine.error  # a question may be asked again
+            raise self.gone("it ended while it was asked") from mine.error  # which may be done again
         if mine.error is not None:
             raise mine.error
         assert mine.answer is not None

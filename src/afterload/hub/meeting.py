@@ -247,7 +247,7 @@ class Meeting:
         """Finds the hub, starts one or becomes it; under the lock."""
         began = time.monotonic()
         try:
-            while not (self._closed or self._leaving or self._stopping()):
+            while not self._ends():
                 client = self._find()
                 if client is not None:
                     self._become(client)
@@ -261,7 +261,7 @@ class Meeting:
                         self._host = Control(self._hub, listener, self._namespace, "thread")
                         self._client = None
                         self._settle(self._hub)
-                        if self._is_over():  # meanwhile
+                        if self._ends():  # meanwhile
                             self._host.leave()
                             self._host = None
                         if self._hub.closed and self._hub.door is not None:
@@ -273,9 +273,9 @@ class Meeting:
                 self._refused = str(error)
                 logger.error("afterload: this process is without the hub of the others: %s", error)
 
-    def _is_over(self, *, closed: bool = False) -> bool:
-        """Whether this process ends; or with `closed`, says nothing any more."""
-        return self._closed or (self._leaving and not closed)
+    def _ends(self) -> bool:
+        """Whether this process is about to end, and begins nothing any more."""
+        return self._closed or self._leaving or self._stopping()
 
     def _become(self, client: Client) -> None:
         self._client = client
@@ -288,7 +288,7 @@ class Meeting:
         if self.serves:
             self._offer_all(client)
         self._settle(client)
-        if self._is_over(closed=True):  # meanwhile
+        if self._closed:  # meanwhile
             client.close()
 
     def _settle(self, shared: Shared) -> None:
@@ -332,7 +332,7 @@ class Meeting:
     def _look_on(self) -> None:
         """Goes on to look for a hub, in a thread of its own, until there is one."""
         with self._changed:
-            if self._looking or self._closed or self._leaving or self._stopping():
+            if self._looking or self._ends():
                 return
             self._looking = True
             self._first_look = self._first_look or time.monotonic()
@@ -343,7 +343,7 @@ class Meeting:
             self._refused = f"the system gives no thread to look for it: {error}"
 
     def _look(self) -> None:
-        while not (self._closed or self._leaving or self._stopping()):
+        while not self._ends():
             try:
                 with self._lock:
                     if not self.is_settled:
@@ -390,7 +390,7 @@ class Meeting:
             self._become(client)
         elif (
             time.monotonic() - self._looked_elsewhere > _ELSEWHERE
-        ):  # it reads a list of all sockets of the host
+        ):  # a list of all sockets of the host is read
             if elsewhere := rendezvous.others(self._namespace):
                 raise HubError(elsewhere, namespace=self._namespace)
             self._looked_elsewhere = time.monotonic()
@@ -415,7 +415,7 @@ class Meeting:
                 return None
             now = time.monotonic()
             left = deadline - now
-            if (self._leaving or self._stopping()) and now - began > _PATIENCE:
+            if self._ends() and now - began > _PATIENCE:
                 return None
             if left <= 0:
                 seconds = f"{self._settings.publish_timeout:g} s (publish_timeout)"
