@@ -45,6 +45,7 @@ ADDRESS_IN_USE = re.compile(r"address already in use|connection in use|errno 98|
 
 _servers = itertools.count(1)
 
+
 class ServerError(Exception):
     """A server did not start, did not end, or did not log what it should; the message ends with its log."""
 
