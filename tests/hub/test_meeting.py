@@ -245,6 +245,25 @@ def test_the_loops_of_a_host_that_ends_go_on_in_another(process):
         until(seen, b"second")
 
 
+def test_a_run_ends_with_the_hub_that_has_leased_it(process):
+    """Another one is begun where somebody watches; two at once would both cost, and one of them for nobody."""
+    first, second = process(), process()
+
+    def clock() -> Iterator[Any]:
+        while True:
+            yield {"#a": "tick"}
+            second.sleep(0.01)
+
+    second.loop(clock)
+    serve(first)
+    serve(second)
+    with viewer(first, "clock") as seen:
+        until(seen, b"tick")
+        assert second.loops.running == 1
+        first.close()
+        wait_until(lambda: not second.loops.running, 20, "its run to end")
+
+
 def test_a_process_that_is_told_to_end_gives_the_place_to_another_and_goes_on_to_publish(process):
     """What it still answers may publish."""
     first, second = process(), process()

@@ -235,6 +235,8 @@ class Control:
         self._closed = False
         hub.door = self
         hub.poller.call(lambda: hub.poller.register(listener, self._accept))
+        if hub.closed:  # meanwhile: whichever of the two comes second sees the other
+            self.close()
 
     def say_that_it_ends(self) -> None:
         """Those who came need not wonder why their connections end."""

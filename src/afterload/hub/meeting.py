@@ -264,8 +264,6 @@ class Meeting:
                         if self._ends():  # meanwhile
                             self._host.leave()
                             self._host = None
-                        if self._hub.closed and self._hub.door is not None:
-                            self._hub.door.close()
                         return
                 self._wait_for_one(began)
         except (HubError, OSError) as error:  # the second where no descriptor, or no process, is to be had
@@ -398,7 +396,13 @@ class Meeting:
     def _find(self) -> Client | None:
         # One that leaves may still be known there by its name.
         member = new_member() if self._leaving else self.member
-        return Client.find(self._namespace, self._settings, member, self._hub.poller, self._loops, self._gone)
+        found = Client.find(
+            self._namespace, self._settings, member, self._hub.poller, self._loops, self._gone
+        )
+        if found is not None and found.epoch == self._hub.epoch:
+            found.close()  # it is this process's own, which is about to leave its place
+            return None
+        return found
 
     def _wait_for_one(self, began: float) -> None:
         if time.monotonic() > began + _APPEARS:
