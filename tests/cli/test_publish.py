@@ -17,6 +17,7 @@ import pytest
 from afterload.cli import main
 from afterload.hub import rendezvous
 from afterload.hub.client import Calls
+from afterload.hub.frames import LONGEST
 from afterload.position import Position
 from tests.cli.hubs import afterload, environment, new_namespace, running, table
 from tests.handover.raw import Raw
@@ -231,10 +232,10 @@ def test_ctrl_c_ends_it_without_a_word_more(tmp_path: Path) -> None:
 
 
 def test_what_is_too_long_is_refused_and_the_hub_goes_on(namespace: str) -> None:
-    done = afterload("publish", "c", "#x", "-", "--namespace", namespace, stdin=b"x" * (64 * 1024 * 1024))
+    done = afterload("publish", "c", "#x", "-", "--namespace", namespace, stdin=b"x" * LONGEST)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("afterload publish: 67,")
-    done = afterload("publish", "c", "#x", "-", "--namespace", namespace, stdin=b"x" * (64 * 1024 * 1024 + 1))
+    assert done.stderr.startswith("afterload publish: 16,")
+    done = afterload("publish", "c", "#x", "-", "--namespace", namespace, stdin=b"x" * (LONGEST + 1))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "afterload publish: what comes by stdin is longer than 67,108,864 bytes\n"
+    assert done.stderr == f"afterload publish: what comes by stdin is longer than {LONGEST:,} bytes\n"
     assert publish(namespace, "#x", "short") == [["text", "#x", "short"]]

@@ -437,6 +437,18 @@ def test_with_max_requests_viewers_are_held_and_stay_when_their_worker_ends(serv
     assert "short streams" not in site.server.log_of_this_run()
 
 
+def test_max_requests_is_told_of_once_where_a_page_has_a_loop_of_its_own(servers, tmp_path_factory):
+    site = start(servers, "gthread", tmp_path_factory, "--max-requests", "1000")
+    for _ in range(3):
+        with site.follow("/named/some") as raw:
+            raw.until(b'"channels"')
+    assert "(max_requests)" not in site.server.log_of_this_run()
+    for _ in range(3):
+        with site.follow("/private") as raw:
+            assert b"event: end" in raw.rest()
+    assert site.server.log_of_this_run().count("ends its worker after 1000 requests (max_requests)") == 1
+
+
 # Starting and ending.
 
 

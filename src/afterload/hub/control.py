@@ -228,15 +228,16 @@ class Control:
         self.connections: set[Connection] = set()
         self.members: dict[str, Connection] = {}
         self._listener = listener
-        hub.shared_head()  # where it cannot be had, that is known now
         self._asked: dict[int, tuple[Connection, Connection, float]] = {}
         self._numbers = itertools.count(1)
         self._sent_away: dict[str, Seldom] = {}
         self._closed = False
         hub.door = self
-        hub.poller.call(lambda: hub.poller.register(listener, self._accept))
         if hub.closed:  # meanwhile: whichever of the two comes second sees the other
             self.close()
+            return
+        hub.shared_head()  # where it cannot be had, that is known now
+        hub.poller.call(lambda: hub.poller.register(listener, self._accept))
 
     def say_that_it_ends(self) -> None:
         """Those who came need not wonder why their connections end."""

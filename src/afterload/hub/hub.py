@@ -144,6 +144,8 @@ class Hub:
     def shared_head(self) -> SharedHead:
         """The same where other processes see it."""
         with self._lock:
+            if self.closed:
+                raise OSError("the hub has ended")
             if self._shared_head is None:
                 self._shared_head = SharedHead()
                 self._shared_head.set(self.log.head)
