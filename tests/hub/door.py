@@ -6,6 +6,7 @@ import gc
 import os
 import secrets
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
@@ -159,6 +160,13 @@ class Door:
         self.hub.poller.call(lambda: found.append(action()))
         wait_until(lambda: found, PATIENCE, "the poller")
         return found[0]
+
+    def busy(self) -> Callable[[], None]:
+        """Keeps the hub busy; what is returned has it go on."""
+        begun, end = threading.Event(), threading.Event()
+        self.hub.poller.call(lambda: (begun.set(), end.wait(PATIENCE))[0])
+        assert begun.wait(PATIENCE)
+        return end.set
 
     def settled(self) -> None:
         """What was said is heard, and what was ended is closed."""

@@ -72,14 +72,13 @@ def test_many_threads_are_answered_each_with_its_own_and_travel_together(door, m
         real(calls, batch)
 
     monkeypatch.setattr(Calls, "_exchange", counted)
-    release = threading.Event()
-    door.hub.poller.call(lambda: release.wait(20))  # the hub is busy, so they queue up
+    go_on = door.busy()
     with ThreadPoolExecutor(51) as pool:
         first = pool.submit(client.publish, "news", PATCH)
         wait_until(lambda: client._calls._led and not client._calls._queue, 20, "the first to be on its way")
         found = [pool.submit(client.publish, f"channel-{i}", PATCH) for i in range(50)]
         wait_until(lambda: len(client._calls._queue) == 50, 20, "all others to wait behind it")
-        release.set()
+        go_on()
         offsets = [future.result() for future in found]
     assert first.result() == 2
     assert sorted(offsets) == list(range(3, 53))
@@ -92,15 +91,14 @@ def test_many_threads_are_answered_each_with_its_own_and_travel_together(door, m
 def test_an_entry_that_is_refused_disturbs_no_other_of_its_batch(door):
     client = door.client()
     client.publish("news", PATCH)
-    release = threading.Event()
-    door.hub.poller.call(lambda: release.wait(20))
+    go_on = door.busy()
     names = [f"channel-{i}" if i % 5 else "" for i in range(50)]  # "" is no channel's name
     with ThreadPoolExecutor(51) as pool:
         first = pool.submit(client.publish, "news", PATCH)
         wait_until(lambda: client._calls._led and not client._calls._queue, 20, "the first to be on its way")
         found = [pool.submit(client.publish, name, PATCH) for name in names]
         wait_until(lambda: len(client._calls._queue) == 50, 20, "all others to wait behind it")
-        release.set()
+        go_on()
         for name, future in zip(names, found, strict=True):
             if name:
                 assert future.result() > 1
@@ -115,14 +113,13 @@ def test_more_than_one_go_may_carry_is_sent_in_several(door, monkeypatch):
     monkeypatch.setattr(module, "_BATCH", 500)
     client = door.client()
     client.publish("news", PATCH)
-    release = threading.Event()
-    door.hub.poller.call(lambda: release.wait(20))
+    go_on = door.busy()
     with ThreadPoolExecutor(31) as pool:
         first = pool.submit(client.publish, "news", PATCH)
         wait_until(lambda: client._calls._led and not client._calls._queue, 20, "the first to be on its way")
         found = [pool.submit(client.publish, "news", (text("#a", "x" * 100),)) for _ in range(30)]
         wait_until(lambda: len(client._calls._queue) == 30, 20, "all others to wait behind it")
-        release.set()
+        go_on()
         assert sorted(future.result() for future in found) == list(range(3, 33))
     assert first.result() == 2
 

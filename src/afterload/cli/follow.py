@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import math
+import os
 import re
 import shlex
 import signal
@@ -112,7 +113,11 @@ class Show:
         self._over = threading.Event()
         self.app = Flask(__name__)
         # Rows are bounded by `keep`, and each by the width, so bytes need no bound of their own.
-        self.live = Live(self.app, state_bytes=0, state_cells=lines + 2 * len(self._ids) + 100)
+        # Two commands that run at the same time are not one app.
+        name = f"run-{os.getpid()}"
+        self.live = Live(
+            self.app, namespace=name, state_bytes=0, state_cells=lines + 2 * len(self._ids) + 100
+        )
         self.live.hub.begin(CHANNEL)
         _guard(self.app, host, port, token)
         ids = [(target[1:], stream) for stream, _, target in self._ids]
