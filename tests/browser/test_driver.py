@@ -41,9 +41,9 @@ def url(servers, tmp_path):
 @pytest.mark.parametrize("turn", [1, 2])
 def test_each_test_gets_a_tab_without_the_cookies_of_the_one_before(page, url, turn):
     page.goto(url)
-    assert page.text("#p") == "seen never"
+    page.wait_for_text("#p", "seen never")
     page.reload()
-    assert page.text("#p") == "seen before"
+    page.wait_for_text("#p", "seen before")
 
 
 def test_goto_does_not_wait_for_a_page_that_never_finishes(page, url):
