@@ -356,9 +356,10 @@ class Live:
         try:
             if meeting is not None:
                 meeting.leave()
-                meeting.close()
             thread.close(timeout / 2)
             loops.close(deadline - time.monotonic())
+            if meeting is not None:
+                meeting.close()  # last: a loop may publish while it cleans up
         finally:
             self._closing = False
 

@@ -232,13 +232,19 @@ class Cafe:
         )
 
     def _misplaced(self, acknowledged: list[Order]) -> list[str]:
-        """Orders that came in a block which does not promise the position that `publish` had returned."""
+        """Orders that came in a block which does not promise the position that `publish` had returned.
+
+        And those whose position is of a hub that nobody follows.
+        """
         entries = self.crowd.ask("entries")
+        epochs = {entry[0] for entry in entries.values()} | {*self.report()["epochs"]}
         wrong = []
         for order in acknowledged:
+            asked, at = position(order.position)
+            if asked not in epochs:
+                wrong.append(f"{order} was published where nobody follows; they follow {epochs}")
             if order.mark in entries:  # else it was in a list
                 epoch, channel, _, offset = entries[order.mark]
-                asked, at = position(order.position)
                 if (epoch, channel) != (asked, order.channel) or at > offset:
                     wrong.append(f"{order} came as {entries[order.mark]}")
         return wrong

@@ -458,7 +458,10 @@ class Client:
     def close(self) -> None:
         """Ends the connections; for the hub, this process is gone."""
         self.is_gone = True
-        self._poller.call(self._end)
+        if self._poller.closed:
+            self._end()
+        else:
+            self._poller.call(self._end)
 
     def release(self) -> None:
         """Closes everything without a word: what a forked child does with its copy."""
@@ -552,7 +555,8 @@ class Client:
         self.is_gone = True
         if self._sock.fileno() < 0:
             return
-        self._poller.unregister(self._sock)
+        if not self._poller.closed:
+            self._poller.unregister(self._sock)
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # who waits to say something wakes up
         with self._sending:

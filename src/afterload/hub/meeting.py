@@ -410,18 +410,16 @@ class Meeting:
         time.sleep(_LOOK)
 
     def _there(self, deadline: float) -> Shared | None:
-        """The hub; None if this process ends, and there is nobody any more to be told."""
+        """The hub; None if this process was it, ends, and has no successor: there is nobody to be told."""
         began = time.monotonic()
         while True:
             if self.is_settled:
                 return self._shared
-            if self._closed:
-                return None
             now = time.monotonic()
             left = deadline - now
-            if self._ends() and now - began > _PATIENCE:
+            if self._shared is self._hub and (self._closed or (self._ends() and now - began > _PATIENCE)):
                 return None
-            if left <= 0:
+            if left <= 0 or self._closed:
                 seconds = f"{self._settings.publish_timeout:g} s (publish_timeout)"
                 why = f": {self._refused}" if self._refused else ""
                 raise HubError(

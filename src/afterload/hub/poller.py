@@ -37,6 +37,7 @@ class Poller:
         busy: whether `each_turn` has something to do, so that the next turn must not wait.
         each_tick: run about once a second while `watching` says that there is a reason.
         watching: see `each_tick`.
+        closed: see `close`.
         errors: failures of handlers, commands and timers. Each was logged, and none stops the poller.
     """
 
@@ -48,6 +49,7 @@ class Poller:
         self.busy: Callable[[], bool] = _no
         self.watching: Callable[[], bool] = _no
         self.errors = 0
+        self.closed = False
         self._commands: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer = 0
@@ -125,6 +127,7 @@ class Poller:
 
     def close(self) -> None:
         """Closes what the poller itself has opened, and forgets what it was to do."""
+        self.closed = True
         self._commands.clear()
         self._timers.clear()
         self._selector.close()
