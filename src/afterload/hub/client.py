@@ -350,11 +350,9 @@ class Client:
 
         Raises:
             HubError: as of `Calls.call`.
+            PatchError: it is too much for one message.
         """
-        try:
-            offset: int = self._calls.call("publish", name=name, entry=entry(patches))
-        except FrameError as error:
-            raise PatchError(f"there is too much to publish to {name!r}: {error}") from error
+        offset: int = self._publish("publish", name, patches)
         return offset
 
     def viewers(self, name: str) -> int:
@@ -405,12 +403,14 @@ class Client:
 
     def publish_run(self, name: str, number: int, count: int, patches: tuple[Patch, ...]) -> int | None:
         """See `leases.Leases.publish_run`."""
-        said = {"name": name, "lease": number, "count": count, "entry": entry(patches)}
+        offset: int | None = self._publish("publish run", name, patches, lease=number, count=count)
+        return offset
+
+    def _publish(self, what: str, name: str, patches: tuple[Patch, ...], **said: Any) -> Any:
         try:
-            offset: int | None = self._calls.call("publish run", **said)
+            return self._calls.call(what, name=name, entry=entry(patches), **said)
         except FrameError as error:
             raise PatchError(f"there is too much to publish to {name!r}: {error}") from error
-        return offset
 
     def give_back(self, name: str, number: int) -> None:
         """See `leases.Leases.give_back`."""

@@ -8,7 +8,7 @@ Runs in the hub's poller. A process comes by two kinds of connection, each begin
 ``calls``   each message has one answer, in order.
 
 What one connection says wrong ends that connection, with one message that says why, and disturbs nobody else. Only
-processes of the same user are listened to. docs/decisions/0004 has the messages.
+processes of the same user are listened to. docs/decisions/0004 says why there are two.
 """
 
 from __future__ import annotations
@@ -433,10 +433,6 @@ class Control:
     def _give_back(self, connection: Connection, message: Message) -> None:
         self.hub.leases.give_back(str(message["loop"]), int(message["lease"]))
 
-    def _make_way(self, connection: Connection, message: Message) -> bool:
-        """Another hub is to have the place; whether it may."""
-        return self.make_way()
-
     def _report(self, connection: Connection, message: Message) -> None:
         connection.viewers, connection.loops = int(message["viewers"]), int(message["loops"])
 
@@ -517,6 +513,10 @@ class Control:
             {"say": "ask", "number": number, "key": str(message["key"]), "label": str(message["label"])}
         )
         return _LATER
+
+    def _make_way(self, connection: Connection, message: Message) -> bool:
+        """Another hub is to have the place; whether it may."""
+        return self.make_way()
 
     def _epoch(self, connection: Connection, message: Message) -> str:
         return self.hub.epoch

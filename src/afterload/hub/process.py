@@ -216,10 +216,13 @@ def _place(namespace: str) -> socket.socket:
 
 
 def _makes_way(namespace: str) -> bool:
+    calls = Calls(namespace, _GOES)
     try:
-        return bool(Calls(namespace, _GOES).call("make way"))
+        return bool(calls.call("make way"))
     except HubError:
         return False
+    finally:
+        calls.end()
 
 
 def _notify(word: bytes) -> None:
