@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from tests.hub.door import Door, descriptors
+from afterload.errors import HubError
+from tests.hub.door import Door, descriptors, is_taken, status
 from tests.servers.process import wait_until
 
 
@@ -20,3 +25,16 @@ def door() -> Iterator[Door]:
     made.close()
     wait_until(lambda: descriptors() <= before, 10, "all descriptors to be closed")
     assert errors == (0, 0)
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """One of its own; a hub process of it is ended."""
+    made = f"test-{secrets.token_hex(8)}"
+    yield made
+    if is_taken(made):
+        with suppress(HubError):  # it may be about to end, or be let go by this process
+            pid = status(made)["pid"]
+            if pid != os.getpid():
+                os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not is_taken(made), 10, "the place to be free")

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from afterload.hub import rendezvous
-from afterload.hub.client import Client
+from afterload.hub.client import Calls, Client
 from afterload.hub.control import Control
 from afterload.hub.frames import Frames, Message, frame, receive, rights
 from afterload.hub.thread import HubThread
@@ -186,3 +186,16 @@ class Door:
                 opened.release()
         self._opened.clear()
         self.gone.clear()
+
+
+def is_taken(namespace: str) -> bool:
+    return (os.geteuid(), namespace) in rendezvous.present()
+
+
+def status(namespace: str) -> Any:
+    """What the hub says of itself to anybody who asks."""
+    calls = Calls(namespace, 10)
+    try:
+        return calls.call("stats")
+    finally:
+        calls.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,27 +19,13 @@ import pytest
 from afterload import text
 from afterload.errors import HubError
 from afterload.hub import client, rendezvous
-from afterload.hub.client import Calls
 from afterload.hub.viewer import Follow
 from afterload.live import Live
 from afterload.settings import Settings
-from tests.hub.door import descriptors
+from tests.hub.door import descriptors, is_taken, status
 from tests.servers.process import wait_until
 
 PATCH = text("#a", "1")
-
-
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    """One of its own; a hub process of it is ended."""
-    made = f"test-{secrets.token_hex(8)}"
-    yield made
-    if is_taken(made):
-        with suppress(HubError):  # one of this process may be about to let it go
-            pid = status(made)["pid"]
-            if pid != os.getpid():
-                os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not is_taken(made), 10, "the place to be free")
 
 
 @pytest.fixture
@@ -68,19 +52,6 @@ def serve(live: Live, several: bool = False) -> None:
     """Answers a request, when the process has found its hub: that may take longer than a request waits for it."""
     live.serve(several)
     wait_until(lambda: live.meeting.is_serving, 20, "it to find its hub")
-
-
-def is_taken(namespace: str) -> bool:
-    return (os.geteuid(), namespace) in rendezvous.present()
-
-
-def status(namespace: str) -> Any:
-    """What the hub says of itself to anybody who asks."""
-    calls = Calls(namespace, 10)
-    try:
-        return calls.call("stats")
-    finally:
-        calls.close()
 
 
 def is_client(live: Live) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -19,29 +18,15 @@ import pytest
 from afterload import text
 from afterload.errors import HubError
 from afterload.hub import process, rendezvous
-from afterload.hub.client import Calls
 from afterload.hub.hub import Hub
 from afterload.hub.viewer import Follow
 from afterload.live import Live
 from afterload.settings import Settings
-from tests.hub.door import Plain
+from tests.hub.door import Plain, is_taken, status
 from tests.hub.test_hub import Clock
 from tests.servers.process import wait_until
 
 SOURCES = Path(process.__file__).parents[2]
-
-
-def is_taken(namespace: str) -> bool:
-    return (os.geteuid(), namespace) in rendezvous.present()
-
-
-def status(namespace: str) -> dict[str, Any]:
-    calls = Calls(namespace, 10)
-    try:
-        found: dict[str, Any] = calls.call("stats")
-    finally:
-        calls.close()
-    return found
 
 
 def is_there(pid: int) -> bool:
@@ -55,14 +40,6 @@ def end(pid: int) -> None:
     assert pid != os.getpid()
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not is_there(pid), 10, f"process {pid} to end")
-
-
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    made = f"test-{secrets.token_hex(8)}"
-    yield made
-    if is_taken(made):
-        end(status(made)["pid"])
 
 
 @pytest.fixture
