@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .patch import Patch
-from .wire.sse import Decoder, Event
+from ..patch import Patch
+from ..wire.sse import Decoder, Event
 
 __all__ = ["Block", "follow"]
 
