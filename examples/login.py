@@ -4,7 +4,6 @@ import os
 
 from flask import Flask, redirect, request, session, url_for
 
-from afterload import navigate
 from afterload.flask import Live
 
 app = Flask(__name__)
@@ -16,7 +15,8 @@ live = Live(app)
 def index():
     if "user" not in session:
         return redirect(url_for("login"))
-    return live.page("login.html", "everybody", f"user {session['user']}", user=session["user"])
+    user = session["user"]
+    return live.page("login.html", "everybody", f"user {user}", owner=user, user=user)
 
 
 @app.post("/say")
@@ -43,5 +43,5 @@ def login():
 def logout():
     user = session.pop("user", None)
     if user is not None:
-        live.publish(f"user {user}", navigate(url_for("login")))
+        live.revoke(owner=user)  # their open pages ask the view again, and are sent to the login
     return redirect(url_for("login"))

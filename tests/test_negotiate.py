@@ -204,3 +204,96 @@ def test_any_bytes_of_a_header_become_text(value: bytes) -> None:
 @given(st.text())
 def test_a_header_that_is_text_already_does_not_raise(value: str) -> None:
     latin1_to_utf8(value).encode("utf-8", "surrogatepass")
+
+
+# A WebSocket
+
+
+def websocket(query: dict[str, str] | None = None, **headers: str) -> Request:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return negotiate("GET", {"upgrade": "websocket", "host": "shop.example", **names}, query or {})
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", " h2c, websocket"])
+def test_a_websocket_is_for_those_who_ask_for_an_upgrade_whatever_else_they_accept(upgrade: str) -> None:
+    assert negotiate("GET", {"upgrade": upgrade, "accept": CHROMIUM}, {}).wire == "websocket"
+
+
+@pytest.mark.parametrize("upgrade", ["", "h2c", "websockets", "not websocket"])
+def test_another_upgrade_is_none(upgrade: str) -> None:
+    assert negotiate("GET", {"upgrade": upgrade, "accept": CHROMIUM}, {}).wire == "html"
+    assert negotiate("POST", {"upgrade": "websocket"}, {}).wire == "html"
+
+
+def test_its_position_stands_in_a_header_or_among_its_subprotocols() -> None:
+    offered = "afterload.v1, afterload.position.e-1.7~"
+    assert websocket(sec_websocket_protocol=offered).position == Position("e-1", 7, rendered=True)
+    assert websocket(sec_websocket_protocol=offered, last_event_id="e.9").position == Position("e", 9)
+    assert websocket({"al-position": "e.3"}, sec_websocket_protocol=offered).position == Position(
+        "e-1", 7, True
+    )
+    assert websocket({"al-position": "e.3"}, sec_websocket_protocol="afterload.v1").position == Position(
+        "e", 3
+    )
+    assert websocket(sec_websocket_protocol="afterload.position.nonsense").bad_position
+
+
+@pytest.mark.parametrize(
+    ("headers", "foreign"),
+    [
+        ({}, False),
+        ({"origin": "https://shop.example"}, False),
+        ({"origin": "HTTPS://Shop.Example"}, False),
+        ({"origin": "http://shop.example:80"}, False),
+        ({"origin": "http://shop.example", "host": "shop.example:80"}, False),
+        ({"origin": "http://shop.example:8000", "host": "shop.example:8000"}, False),
+        ({"origin": "http://shop.example:8000"}, True),
+        ({"origin": "http://shop.example:443"}, True),
+        ({"origin": "https://evil.example"}, True),
+        ({"origin": "https://shop.example.evil.example"}, True),
+        ({"origin": "null"}, True),
+        ({"origin": "shop.example"}, True),
+        ({"origin": "https://"}, True),
+        ({"origin": "https://evil.example", "sec_fetch_site": "same-origin"}, False),
+        ({"origin": "https://shop.example", "sec_fetch_site": "cross-site"}, True),
+        ({"origin": "https://sub.shop.example", "sec_fetch_site": "same-site"}, True),
+    ],
+)
+def test_only_its_own_origin_may_open_it(headers: dict[str, str], foreign: bool) -> None:
+    assert websocket(**headers).cross_site is foreign
+
+
+# A poll
+
+
+def poll(query: dict[str, str] | None = None, **headers: str) -> Request:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return negotiate("GET", {"accept": "application/json", **names}, query or {})
+
+
+def test_a_poll_is_json_with_a_position() -> None:
+    assert poll(last_event_id="0").wire == "poll"
+    assert poll({"al-position": "e.1"}).wire == "poll"
+    assert poll(last_event_id="nonsense").bad_position
+    assert poll().wire == "html"
+    assert poll(last_event_id="0", accept="*/*").wire == "html"
+    assert poll(last_event_id="0", accept="text/html, application/json;q=0.5").wire == "html"
+    assert poll(last_event_id="0", accept=f"application/json, {SSE}").wire == "sse"
+
+
+@pytest.mark.parametrize(
+    ("said", "wait"),
+    [
+        ("", None), ("25", 25.0), ("0", 0.0), ("0.5", 0.5), ("-1", 0.0), ("soon", None), ("nan", None),
+        ("inf", None), ("1e999", None), ("1_0", 10.0),
+    ],
+)  # fmt: skip
+def test_it_says_how_long_it_would_wait(said: str, wait: float | None) -> None:
+    assert poll(last_event_id="0", al_wait=said).wait == wait
+    assert poll({"al-wait": said}, last_event_id="0").wait == wait
+    assert stream(al_wait="5").wait is None
+
+
+def test_a_poll_of_another_site_is_refused_as_a_stream_is() -> None:
+    assert poll(last_event_id="0", sec_fetch_site="cross-site").cross_site
+    assert not poll(last_event_id="0", sec_fetch_site="same-site").cross_site

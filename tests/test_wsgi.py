@@ -96,6 +96,7 @@ class Events:
     """What a view leaves in the environ for an event stream."""
 
     content_type = "text/event-stream"
+    upgrades = False
     alone = False
 
     @staticmethod

@@ -6,6 +6,7 @@ A wire is a way to write blocks down; see `afterload.wire`. What they say is the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ VERSION = 1
 RETRY_LEAST = 500
 Line = tuple[str, int, Sequence[Patch], int | None]  # channel, seq, patches, since
 
+_NEWLINE = re.compile("\r\n?")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -41,6 +44,21 @@ def dumps(value: Any) -> str:
     if not text.isascii():
         text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return text
+
+
+def utf8(text: str) -> bytes:
+    r"""The bytes of a text; a lone surrogate is U+FFFD, as a browser's own encoder has it.
+
+    A block that cannot be sent would stop all that is behind it.
+
+    Example:
+        >>> utf8("\ud800").decode()
+        '\ufffd'
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +133,8 @@ def _of_items(items: list[Item]) -> tuple[str, list[str]]:
                 line((s.channel, s.seq, s.patches, None)) for s in items if isinstance(s, Snapshot)
             ]
         case Message(text):
-            return "message", [text]
+            # whatever the wire: an event stream has no other ends of lines
+            return "message", [_NEWLINE.sub("\n", text) if "\r" in text else text]
         case Piece(data):
             return "message", [data.decode()]
         case Reset(channel):

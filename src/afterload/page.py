@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import LoopError
+from .jobs import Gone, Job
 from .log import wrong_name
 from .loops import SharedLoop
 from .runs import Source
@@ -24,6 +25,10 @@ class Page:
         into: the page's target for plain strings.
         restart: whether a private loop that is gone is started again.
         away: "pause" or "run": what a private loop does while its viewer is away.
+        owner: whom the page belongs to, for `revoke`; "" for nobody.
+        jobs: those of the channels that are jobs'.
+        lost: the channel of one of the jobs that was known to the page, and is to nobody any more; "" for none.
+        is_early: one of the jobs is unknown, and may be known in a moment, as its hub has just been replaced.
     """
 
     source: Source | None
@@ -31,6 +36,10 @@ class Page:
     into: str | None
     restart: bool
     away: str
+    owner: str
+    jobs: tuple[str, ...] = ()
+    lost: str = ""
+    is_early: bool = False
 
     @property
     def label(self) -> str:
@@ -46,7 +55,9 @@ class Page:
             self.source.close()
 
 
-def page_of(sources: tuple[Any, ...], into: str | None, restart: bool, away: str, most: int) -> Page:
+def page_of(
+    sources: tuple[Any, ...], into: str | None, restart: bool, away: str, owner: str, most: int
+) -> Page:
     """Checks what a view says its page follows; at most so many channels.
 
     Raises:
@@ -54,6 +65,8 @@ def page_of(sources: tuple[Any, ...], into: str | None, restart: bool, away: str
     """
     if away not in ("pause", "run"):
         raise LoopError(f'away is "pause" or "run", not {away!r}')
+    if type(owner) is not str:
+        raise LoopError(f"owner is a str, such as the id of who is logged in, not {short(owner)}")
     if into is not None and not re.fullmatch(r"#\S+", into):
         raise LoopError(f'into is a target such as "#data", not {into!r}')
     if not sources:
@@ -64,14 +77,25 @@ def page_of(sources: tuple[Any, ...], into: str | None, restart: bool, away: str
             raise LoopError(
                 "a page follows one private loop, or any number of shared loops and channels, not both"
             )
-        return Page(first, (), into, restart, away)
-    names = [_followed(source) for source in sources]
+        return Page(first, (), into, restart, away, owner)
+    names = [followed(source) for source in sources]
     if len(names) > most:
         raise LoopError(f"a page follows at most {most} channels (max_channels_per_viewer), not {len(names)}")
-    return Page(None, tuple(dict.fromkeys(names)), into, restart, away)
+    jobs = [source for source in sources if isinstance(source, Job)]
+    return Page(
+        None,
+        tuple(dict.fromkeys(names)),
+        into,
+        restart,
+        away,
+        owner,
+        tuple([job.channel for job in jobs]),
+        next((job.channel for job in jobs if job.gone is Gone.LOST), ""),
+        any(job.gone is Gone.EARLY for job in jobs),
+    )
 
 
-def _followed(source: Any) -> str:
+def followed(source: Any) -> str:
     """The name of the channel that a source of a page stands for.
 
     Raises:
@@ -79,6 +103,8 @@ def _followed(source: Any) -> str:
     """
     if isinstance(source, SharedLoop):
         return source.name
+    if isinstance(source, Job):
+        return source.channel
     if isinstance(source, str):
         if wrong := wrong_name(source):
             raise LoopError(wrong)
@@ -98,4 +124,6 @@ def _followed(source: Any) -> str:
         raise LoopError(
             f"{name}() is a coroutine; a loop is a generator, which yields what a page is to show"
         )
-    raise LoopError(f"a page follows a generator, a @live.loop, or a channel's name, and not {short(source)}")
+    raise LoopError(
+        f"a page follows a generator, a @live.loop, a job, or a channel's name, and not {short(source)}"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .log import Answer, End, Item, Log, Piece, Step
 
@@ -58,7 +58,13 @@ class Pipe(Log):
         return self._burst > BURST
 
     def connect(
-        self, names: Sequence[str], at: int | None, *, rendered: bool = False, foreign: bool = False
+        self,
+        names: Sequence[str],
+        at: int | None,
+        *,
+        rendered: bool = False,
+        foreign: bool = False,
+        painted: Collection[str] = (),
     ) -> Answer:
         """All that there is."""
         return self.news(names, self.begins)

@@ -26,6 +26,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "state_cells": (1, math.inf),
     "max_channels_per_viewer": (1, math.inf),
     "stall": (0.1, LONGEST),
+    "max_age": (0, LONGEST),
+    "poll_wait": (0, 3600),
     "flush_rate": (0.1, 10_000),
     "ahead_entries": (1, math.inf),
     "ahead_bytes": (1, math.inf),
@@ -51,7 +53,7 @@ class Settings:
         heartbeat: a silent stream carries a `ping` this often; clients give up after 2.5 of them.
         retry: milliseconds a browser waits before it reconnects, sent with every stream (never below 500).
         max_loops: loops that may run at once in this process.
-        loop_retention: how long the result of a finished loop is remembered.
+        loop_retention: how long the result of a finished loop or job is remembered.
         failed_retention: how long a failed shared loop stays failed before a new viewer starts it again.
         history: entries kept for gap-free replay, for each channel.
         history_bytes: the same bound in bytes.
@@ -64,6 +66,9 @@ class Settings:
         fallback_viewers: streams that may hold a server thread where the connection cannot be taken.
         short_retry: milliseconds after which a viewer with a short stream asks again.
         stall: a viewer that takes nothing for so long, with bytes waiting, is dropped.
+        max_age: a stream is ended when it is three quarters to all of that old, and its page comes back, so its view
+            is asked again whether it may; 0 is for ever.
+        poll_wait: how long a long poll waits for news at most.
         flush_rate: flushes a second and channel set at most; the first patch after quiet goes at once.
         ahead_entries: how far a private loop may run ahead of its viewer, in entries.
         ahead_bytes: the same in bytes.
@@ -93,6 +98,8 @@ class Settings:
     fallback_viewers: int = 2
     short_retry: int = 5000
     stall: float = 60.0
+    max_age: float = 3600.0
+    poll_wait: float = 25.0
     flush_rate: float = 60.0
     ahead_entries: int = 64
     ahead_bytes: int = 65_536

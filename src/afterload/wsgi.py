@@ -18,6 +18,7 @@ import itertools
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
@@ -31,6 +32,7 @@ from .hub.hub import Hub
 from .hub.viewer import MSG_DONTWAIT, SEND_FLAGS, Follow
 from .live import Live, NoRoom
 from .position import Position
+from .wire import websocket
 
 if TYPE_CHECKING:
     import socket
@@ -58,6 +60,10 @@ class Stream(Protocol):
     @property
     def content_type(self) -> str:
         """Of the response; one with another is not this one any more."""
+
+    @property
+    def upgrades(self) -> bool:
+        """Whether the connection is to become a WebSocket."""
 
     def may_have(self, status: str) -> bool:
         """Whether a response with this status is still this one."""
@@ -97,6 +103,7 @@ class Middleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """As WSGI has it."""
+        asked = time.monotonic()
         meeting = self._live.meeting
         if not meeting.is_serving:
             self._serve(environ, start_response)
@@ -104,6 +111,9 @@ class Middleware:
         shared = meeting.shared
         environ[HEAD] = Position(shared.epoch, shared.head(), rendered=True)
         handover.watch(environ)
+        if _was_a_websocket(environ):
+            # The client is to try another wire, and no view is to run for nothing.
+            return _said(start_response, "426 Upgrade Required", b"A proxy lets no WebSocket through.\n")
         started = False
         started_stream: tuple[str, Headers, contextvars.Context] | None = None
 
@@ -135,13 +145,14 @@ class Middleware:
             return body
         _close(body)
         # An app around this one may have a Live too, and must not take it again.
-        return self._answer(environ, start_response, environ.pop(STREAM), *started_stream)
+        return self._answer(environ, start_response, environ.pop(STREAM), asked, *started_stream)
 
     def _answer(
         self,
         environ: WSGIEnvironment,
         start_response: StartResponse,
         stream: Stream,
+        asked: float,
         status: str,
         headers: Headers,
         context: contextvars.Context,
@@ -158,11 +169,23 @@ class Middleware:
             _head(status, headers)  # before anything is started: it may be none
             if stream.alone:
                 self._warn_of_recycling(start_response)
+            upgrade = _shake_hands(environ) if stream.upgrades else []
             hold = self._may_hold(environ, start_response, stream, address)
             found = handover.find(environ, start_response)
+            if isinstance(found, handover.Refused) and stream.upgrades:
+                logger.debug("afterload: a WebSocket is refused: %s", found.reason)
+                raise websocket.Refused("501 Not Implemented", [], "There is no WebSocket here.")
             if isinstance(found, handover.Refused) and hold:
                 slot = self._slot(environ, start_response, found)
                 hold = slot is not None
+        except websocket.Refused as refused:
+            stream.close()
+            if refused.is_missing and self._first("websockets"):
+                logger.warning(
+                    "afterload: over HTTP/1.1 pages try a WebSocket first, and the package websockets is not "
+                    "installed: they follow by event streams, six tabs at most (pip install websockets)"
+                )
+            return _said(start_response, refused.status, f"{refused.why}\n".encode(), *refused.headers)
         except Exception:
             stream.close()
             logger.exception("afterload: a stream could not be started")
@@ -176,16 +199,18 @@ class Middleware:
             _free(slot)
             logger.exception("afterload: a stream could not be started")
             return _failed(start_response)
-        follow = replace(follow, address=address, hold=follow.hold and hold)
+        follow = replace(follow, address=address, hold=follow.hold and hold, asked=asked)
         try:
             context.run(start_response, status, headers)
         except BaseException:
             _free(slot)
             raise
         if not isinstance(found, handover.Refused):
-            answer = _hand_over(self._live, found, follow, stream)
+            answer = _hand_over(self._live, found, follow, stream, upgrade)
             if not isinstance(answer, handover.Refused):
                 return answer
+            if stream.upgrades:
+                return []  # no answer to its handshake: it tries another wire
             slot = self._slot(environ, start_response, answer) if follow.hold else None
         return self._stream_through(hub, environ, follow, slot)
 
@@ -258,7 +283,7 @@ class Middleware:
         if limit and self._first("recycled"):
             logger.warning(
                 "afterload: gunicorn ends its worker after %d requests (max_requests), and with it each loop of a "
-                "page's own, which begins anew elsewhere; shared loops and channels go on",
+                "page's own, which begins anew elsewhere, and each job, which is lost; shared loops and channels go on",
                 limit,
             )
 
@@ -356,7 +381,7 @@ class _Begun:
 
 
 def _hand_over(
-    live: Live, claim: handover.Claim, follow: Follow, stream: Stream
+    live: Live, claim: handover.Claim, follow: Follow, stream: Stream, upgrade: Headers
 ) -> Iterable[bytes] | handover.Refused:
     """Gives the connection of a response that was started to the hub; nothing of the server's gets out then."""
     arrived = claim.head()
@@ -367,7 +392,8 @@ def _hand_over(
         # What wraps start_response has made another answer of it, and has a body for that, if any.
         claim.close_after()
         return []
-    head = _head(status, headers)  # may fail, and so comes before the take: the server answers that yet
+    # may fail, and so comes before the take: the server answers that yet
+    head = _head(status, headers) if not upgrade else _upgrade_head(headers, upgrade)
     taken = handover.take(claim)
     if isinstance(taken, handover.Refused):
         return taken
@@ -472,7 +498,34 @@ def _ours(headers: Headers) -> Headers:
     return [(name, value) for name, value in headers if name.lower() not in _NOT_OURS]
 
 
-def _head(status: str, headers: Headers) -> bytes:
+def _was_a_websocket(environ: WSGIEnvironment) -> bool:
+    """Whether a WebSocket was asked for before a proxy took that out."""
+    ours = websocket.PROTOCOL in str(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""))
+    return ours and not environ.get("HTTP_UPGRADE")
+
+
+def _shake_hands(environ: WSGIEnvironment) -> Headers:
+    """The headers by which a WebSocket is opened.
+
+    Raises:
+        websocket.Refused: there is none.
+    """
+    return websocket.handshake(
+        str(environ.get("PATH_INFO", "")),
+        [
+            (name.removeprefix("HTTP_").replace("_", "-").title(), str(value))
+            for name, value in environ.items()
+            if name.startswith(("HTTP_SEC_WEBSOCKET_", "HTTP_UPGRADE", "HTTP_CONNECTION"))
+        ],
+    )
+
+
+def _upgrade_head(headers: Headers, upgrade: Headers) -> bytes:
+    kept = [(name, value) for name, value in headers if name.lower() != "content-type"]
+    return _head("101 Switching Protocols", kept + upgrade, "")
+
+
+def _head(status: str, headers: Headers, connection: str = "close") -> bytes:
     """The response head, as the hub is to write it.
 
     Raises:
@@ -482,7 +535,8 @@ def _head(status: str, headers: Headers) -> bytes:
     lines += [f"{name}: {value}" for name, value in headers]
     if all(name.lower() != "date" for name, _ in headers):
         lines.append(f"Date: {formatdate(usegmt=True)}")
-    lines.append("Connection: close")
+    if connection:
+        lines.append(f"Connection: {connection}")
     for line in lines:
         if "\r" in line or "\n" in line or "\0" in line:
             # https://www.rfc-editor.org/rfc/rfc9110#section-5.5: it would end the header, and begin another

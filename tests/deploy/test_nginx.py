@@ -35,6 +35,11 @@ def recommended() -> str:
     return _block("Recommended").text
 
 
+def websockets() -> str:
+    """The same without HTTP/2, and with what lets a WebSocket through."""
+    return f"events {{}}\nhttp {{\n{_block('Without HTTP/2').text}}}"
+
+
 @dataclass
 class Site:
     """The shop behind nginx."""
@@ -60,7 +65,7 @@ def start(pod: Pod, configuration: str, *, env: dict[str, str] | None = None, ap
     return Site(pod, running, port)
 
 
-CONFIGURATIONS = {"default": default, "recommended": recommended}
+CONFIGURATIONS = {"default": default, "recommended": recommended, "websockets": websockets}
 
 
 @pytest.fixture(params=CONFIGURATIONS)
@@ -96,7 +101,9 @@ def test_a_restart_of_the_app_beneath_it_is_not_noticed_by_its_pages(site: Site)
     assert [page.orders() for page in pages] == [["thing-0", "thing-1", "thing-2"]] * 3
 
 
-@pytest.mark.parametrize(("name", "version"), [("default", "1.0"), ("recommended", "1.1")])
+@pytest.mark.parametrize(
+    ("name", "version"), [("default", "1.0"), ("recommended", "1.1"), ("websockets", "1.1")]
+)
 def test_nginx_asks_the_app_in_a_version_of_http(
     name: str, version: str, make_pod: Callable[..., Pod]
 ) -> None:
@@ -180,7 +187,8 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     found.quit()
 
 
-PROTOCOLS = {"default": "http/1.1", "recommended": "h2"}
+PROTOCOLS = {"default": "http/1.1", "recommended": "h2", "websockets": "http/1.1"}
+WIRES = {"default": "stream", "recommended": "stream", "websockets": "websocket"}
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -191,12 +199,13 @@ def test_pages_in_a_browser_follow_through_nginx_and_do_not_notice_a_deploy(
     host, port = site.pod.where(site.port)
     tls = site.port == TLS
     # Over HTTP/1.1 a browser has six connections for all pages of a host, and here one is left for other requests.
-    pages = [open_page() for _ in range(10 if tls else 5)]
+    pages = [open_page() for _ in range(5 if name == "default" else 10)]
     for page in pages:
         page.goto(f"{'https' if tls else 'http'}://{host}:{port}/")
     for page in pages:
         page.wait_for_status("live")
         assert page.eval("performance.getEntriesByType('navigation')[0].nextHopProtocol") == PROTOCOLS[name]
+        assert page.eval("afterload.wire") == WIRES[name]
         page.run("document.addEventListener('live:status', (e) => (window.noticed = e.detail))")
     reload(site.app)
     site.order("thing-0")

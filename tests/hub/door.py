@@ -15,7 +15,7 @@ from typing import Any
 from afterload.hub import rendezvous
 from afterload.hub.client import Calls, Client
 from afterload.hub.control import Control
-from afterload.hub.frames import Frames, Message, frame, receive, rights
+from afterload.hub.frames import VERSION, Frames, Message, frame, receive, rights
 from afterload.hub.thread import HubThread
 from afterload.settings import Settings
 from tests.servers.process import wait_until
@@ -48,7 +48,7 @@ class Owner:
     def take(self, sock: socket.socket, viewer: dict[str, Any]) -> None:
         self.taken.append((sock, viewer))
 
-    def ask(self, key: str, label: str) -> int | None:
+    def ask(self, key: str, label: str, at: int) -> int | None:
         return self.ends.get(key)
 
     def leave(self, key: str) -> None:
@@ -88,7 +88,7 @@ class Plain:
         """Why it was: the last that the hub says."""
         message = self.hear()
         assert message is not None, "the hub has ended it without a word"
-        assert message["version"] == 1
+        assert message["version"] == VERSION
         assert self.hear() is None
         return str(message["error"])
 

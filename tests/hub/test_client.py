@@ -19,7 +19,7 @@ from afterload.errors import HubError, LoopError
 from afterload.hub import client as module
 from afterload.hub import rendezvous
 from afterload.hub.client import Calls, Client, Gone
-from afterload.hub.frames import Frames, frame
+from afterload.hub.frames import VERSION, Frames, frame
 from afterload.hub.viewer import Follow
 from afterload.settings import Settings
 from tests.hub.door import Door, Owner, descriptors
@@ -306,8 +306,8 @@ def test_a_hub_that_is_about_to_end_is_as_one_that_is_not_there(silent, door):
     ("said", "why"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is of another version of afterload, or none"),
-        (b"al\x02\x00\x00\x00\x00\x02{}", "version 2 is spoken there, and 1 here; end it, and"),
-        (frame({"error": "no", "version": 1}), "refuses this process: no"),
+        (b"al\x63\x00\x00\x00\x00\x02{}", f"version 99 is spoken there, and {VERSION} here; end it, and"),
+        (frame({"error": "no", "version": VERSION}), "refuses this process: no"),
         (frame({"welcome": "e", "pid": 1, "kind": "process"}), "has not sent its head"),  # without the head
     ],
 )
@@ -333,12 +333,12 @@ def test_a_hub_that_does_not_welcome_a_process_is_told_of(silent, door, said, wh
 
 def test_a_hub_that_is_of_another_version_says_so_to_a_process_of_this_one(door, monkeypatch):
     """And the other way round: test_control.py."""
-    monkeypatch.setattr("afterload.hub.frames.VERSION", 2)
+    monkeypatch.setattr("afterload.hub.frames.VERSION", 99)
     said = frame({"hello": "events"})
     monkeypatch.undo()
     plain = door.plain()
     plain.raw(said)
-    assert plain.sent_away() == "version 2 is spoken there, and 1 here"
+    assert plain.sent_away() == f"version 99 is spoken there, and {VERSION} here"
 
 
 def test_calls_are_gone_when_the_hub_has_ended_and_their_owner_is_told_once(door):
@@ -461,10 +461,10 @@ def test_how_a_private_loop_stands_is_asked_of_the_process_that_runs_it(door):
     owner.ends = {"k": 7, "runs": 0}
     door.client("runs-it", owner)
     client = door.client()
-    assert client.ask("runs-it", "k", "spin") == 7
-    assert client.ask("runs-it", "runs", "spin") == 0
-    assert client.ask("runs-it", "unknown", "spin") is None
-    assert client.ask("nobody", "k", "spin") is None
+    assert client.ask("runs-it", "k", "spin", 3) == 7
+    assert client.ask("runs-it", "runs", "spin", 3) == 0
+    assert client.ask("runs-it", "unknown", "spin", 3) is None
+    assert client.ask("nobody", "k", "spin", 3) is None
 
 
 def test_a_page_that_leaves_is_told_to_the_process_that_runs_its_loop(door):

@@ -79,10 +79,10 @@ def test_what_is_no_frame_is_refused_and_it_says_why(data: bytes, why: str) -> N
     assert caught.value.version == 0
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
+@pytest.mark.parametrize("version", [0, 1, 255])
 def test_another_version_is_named_before_anything_else_is_looked_at(version: int) -> None:
     """A later version may have other lengths and other contents: of those nothing can be said."""
-    with pytest.raises(FrameError, match=f"version {version} is spoken there, and 1 here") as caught:
+    with pytest.raises(FrameError, match=f"version {version} is spoken there, and {VERSION} here") as caught:
         list(Frames().feed(head(version=version, length=0xFFFF_FFFF, body=b"")))
     assert caught.value.version == version
 
@@ -113,7 +113,7 @@ def test_a_long_message_in_many_pieces_is_heard_once():
     st.lists(
         st.one_of(
             st.binary(max_size=40),
-            st.binary(max_size=8).map(lambda b: b"al\x01" + b),
+            st.binary(max_size=8).map(lambda b: b"al\x02" + b),
             st.builds(
                 lambda body, d: head(descriptors=d, length=len(body), body=body),
                 st.one_of(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
 import socket
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -67,7 +71,7 @@ class Bench:
     def __init__(self, **settings: object) -> None:
         self.clock = Clock()
         self.hub = Hub(Settings().updated(settings), clock=self.clock, epoch="e")
-        self.peers: list[Peer] = []
+        self.peers: list[Any] = []
 
     def connect(self, *names: str, log: Log | None = None, buffer: int = 0, **follow: object) -> Peer:
         ours, theirs = socket.socketpair()
@@ -351,6 +355,26 @@ def test_viewers_are_told_when_the_hub_goes_away(bench: Bench) -> None:
         retries.add(event.retry)
         assert peer.eof
     assert len(retries) > 10  # not all come back in one moment
+
+
+def test_pages_that_lose_one_server_together_do_not_come_back_to_it_together() -> None:
+    bench = Bench()
+    peers = [bench.connect("a") for _ in range(1000)]
+    bench.hub.say_bye()
+    bench.turn()
+    chance = random.Random(5)
+    waits = []
+    for peer in peers:
+        [bye] = peer.read()
+        # as docs/wire.md#coming-back has it, and the client does
+        waits.append(json.loads(bye.data)["retry"] * (1 + chance.random()))
+    bench.close()
+    window = bench.hub.settings.retry / 1000
+    first, last = min(waits) / 1000, max(waits) / 1000
+    assert last - first > window
+    tenths = Counter(int(wait / 100) for wait in waits)
+    even = len(waits) / (last - first) / 10
+    assert max(tenths.values()) < 3 * even, "in no tenth of a second more than a server is asked evenly"
 
 
 def test_the_page_that_comes_back_with_a_private_key_replaces_its_old_connection(bench: Bench) -> None:

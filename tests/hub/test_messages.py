@@ -17,7 +17,7 @@ from afterload.hub.messages import REFUSED
 from afterload.hub.viewer import Follow
 from afterload.log import End, Log, Message, Patches, Piece, Refresh, Reset, Snapshot, Step
 from afterload.noscript import Shown
-from afterload.wire import document, sse
+from afterload.wire import document, poll, sse
 
 EACH = (
     patch.text("#a", 'ü <b> \u2028 \0 \\ "'),
@@ -95,10 +95,11 @@ def followers() -> list[Follow]:
         ),
         Follow(None, ("a",), wire=document, opening=b"<!doctype html>\xff", ending=b"</html>"),
         Follow(None, ("a",), wire=document, opening=b"<p>", shown=shown),
+        Follow(None, ("a",), wire=poll, wait=2.5, owner="ü-7", asked=1234.5),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_what_a_viewer_asks_for_comes_back_equal(number):
     asked = followers()[number]
     assert messages.follow(through(messages.of_follow(asked)), lambda: 0.0, 50) == asked
@@ -148,7 +149,7 @@ def test_a_viewer_that_is_none_is_refused(change):
 
 
 @pytest.mark.parametrize(
-    "missing", ["names", "position", "foreign", "into", "hold", "head", "address", "wire", "sent"]
+    "missing", "names position foreign into hold head address wire sent wait owner asked".split()
 )
 def test_a_viewer_of_whom_something_is_missing_is_refused(missing):
     with pytest.raises(REFUSED):

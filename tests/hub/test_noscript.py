@@ -160,6 +160,15 @@ def test_a_page_of_channels_is_asked_for_again_when_the_hub_goes_away(bench: Ben
     assert "refresh" not in read(own)
 
 
+def test_a_page_that_is_revoked_is_asked_for_again(bench: Bench) -> None:
+    peer = connect(bench, "a")
+    read(peer)
+    bench.hub.revoke(("a",), None)
+    bench.turn()
+    said = read(peer)
+    assert 0 < said.index('["bye"') < said.index('http-equiv="refresh"')
+
+
 def test_a_page_of_its_own_is_told_all_before_its_end(bench: Bench) -> None:
     log = bench.hub.new_log("own")
     log.begin("~")

@@ -6,6 +6,7 @@ with TLS; gunicorn and flask are given `tests.servers.live_app:app`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import sqlite3
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, abort, g, jsonify, request
 from jinja2 import DictLoader
 
 from afterload import append_text, text
@@ -27,8 +28,9 @@ app.jinja_loader = DictLoader(  # type: ignore[assignment]
     {"page.html": "<p id=data>nothing received yet</p><p id=log></p>{{ live_client() }}"}
 )
 app.config["AFTERLOAD_MAX_LOOPS"] = 100
-live = Live(app)
+live = Live(app, stall=float(os.environ.get("STALL", "60")))
 go = threading.Event()
+enough = threading.Event()
 
 pool: queue.Queue[sqlite3.Connection] = queue.Queue(maxsize=1)
 pool.put(sqlite3.connect(":memory:", check_same_thread=False))
@@ -97,10 +99,59 @@ def named(name: str) -> Response:
     return response
 
 
+STATE = 10_000  # characters of the flood's state
+
+
+@live.loop
+def flood() -> Iterator[Any]:
+    """A megabyte a second, of which only the last ten kilobytes count; until it is told that it is enough."""
+    for number in itertools.count():
+        over = enough.is_set()
+        yield {"#data": f"{number} {'x' * STATE}", "#log": "over" if over else "going on"}
+        if over:
+            return
+        live.sleep(0.01)
+
+
+@app.get("/flood")
+def flood_page() -> Response:
+    return live.page("page.html", flood)
+
+
+@app.post("/enough")
+def that_is_enough() -> str:
+    enough.set()
+    return "enough"
+
+
 @app.post("/go")
 def go_on() -> str:
     go.set()
     return "gone"
+
+
+@app.get("/owned/<kind>")
+def owned(kind: str) -> Response:
+    """Of whoever the header says, unless they have been turned away; slow, where a file says so."""
+    user = request.headers["X-User"]
+    if Path(request.headers["X-Turned-Away"]).exists():
+        abort(403)
+    if "X-Slow" in request.headers:
+        wait_for(Path(request.headers["X-Slow"]))
+    source = "owned" if kind == "shared" else ticks()
+    return live.page("page.html", source, owner=user)
+
+
+def ticks() -> Iterator[str]:
+    for i in itertools.count():
+        yield f"tick {i}"
+        live.sleep(0.05)
+
+
+@app.post("/revoke/<user>")
+def revoke(user: str) -> str:
+    live.revoke(owner=user)
+    return "revoked"
 
 
 @app.post("/publish/<channel>/<word>")
@@ -116,12 +167,15 @@ def plain() -> str:
 @app.get("/slow")
 def slow() -> str:
     """Begins by making a file, and ends when it is gone."""
-    mark = Path(request.args["mark"])
+    wait_for(Path(request.args["mark"]))
+    return "slow"
+
+
+def wait_for(mark: Path) -> None:
     give_back(None)
     mark.touch()
     while mark.exists():
         time.sleep(0.01)
-    return "slow"
 
 
 @app.get("/stats")

@@ -44,7 +44,8 @@ class Site:
         return payload(raw)
 
     def stats(self, channel: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = get_json(self.server, f"/stats?of={channel}", tls=self.tls)
+        of = f"?of={channel}" if channel else ""
+        found: dict[str, Any] = get_json(self.server, f"/stats{of}", tls=self.tls)
         return found
 
     def follow(self, path: str, position: str = "") -> Raw:

@@ -13,7 +13,8 @@ from flask import current_app
 from .. import live as core
 from ..hub.viewer import Follow
 from ..live import NoRoom
-from ..negotiate import Request
+from ..negotiate import JSON, Request
+from ..negotiate import STREAM as STREAM_TYPE
 from ..noscript import Shown
 from ..page import Page
 from ..position import Position
@@ -30,8 +31,9 @@ _AS_A_PAGE = "private, no-cache, no-transform"
 def written(stream: Events | Document | Template) -> Any:
     """A response with that behind its head."""
     base: Any = current_app.response_class
+    kind = stream.content_type
     response = _stream_class(base)(
-        content_type=f"{stream.content_type}; charset=utf-8",
+        content_type=kind if kind == JSON else f"{kind}; charset=utf-8",
         headers={"Cache-Control": stream.cached, "X-Accel-Buffering": "no"},
     )
     response.stream = stream
@@ -40,13 +42,22 @@ def written(stream: Events | Document | Template) -> Any:
 
 @dataclass
 class Events:
-    """A page's event stream; see `wsgi.Stream`."""
+    """What a page follows, on any of its wires; see `wsgi.Stream`."""
 
-    content_type: ClassVar[str] = "text/event-stream"
     cached: ClassVar[str] = "no-store, no-transform"
     live: core.Live
     page: Page
     wanted: Request
+
+    @property
+    def content_type(self) -> str:
+        """See `wsgi.Stream`."""
+        return JSON if self.wanted.wire == "poll" else STREAM_TYPE
+
+    @property
+    def upgrades(self) -> bool:
+        """See `wsgi.Stream`."""
+        return self.wanted.wire == "websocket"
 
     @property
     def alone(self) -> bool:
@@ -74,6 +85,7 @@ class Document:
     """A document that goes on; see `wsgi.Stream`."""
 
     content_type: ClassVar[str] = "text/html"
+    upgrades: ClassVar[bool] = False
     cached: ClassVar[str] = _AS_A_PAGE
     live: core.Live
     page: Page
@@ -114,6 +126,7 @@ class Template:
     """A streamed template; see `wsgi.Stream`."""
 
     content_type: ClassVar[str] = "text/html"
+    upgrades: ClassVar[bool] = False
     cached: ClassVar[str] = _AS_A_PAGE
     alone: ClassVar[bool] = True
     live: core.Live

@@ -19,19 +19,19 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Protocol
 
 from ..errors import HubError, LoopError, PatchError
-from ..log import Step
+from ..log import Present, Step
 from ..patch import Patch
 from ..settings import Settings
 from . import rendezvous
 from .frames import FrameError, Frames, Message, frame, receive, rights, title
 from .head import SharedHead
-from .messages import entry, of_follow, steps
+from .messages import entry, of_follow, present, steps
 from .poller import Poller
 from .viewer import Follow
 
@@ -68,14 +68,20 @@ class Owner(Protocol):
     def stop(self, name: str, number: int, outlet: Client) -> None:
         """See `leases.Runner`."""
 
+    def cancel(self, name: str, number: int) -> None:
+        """See `leases.Runner`."""
+
     def take(self, sock: socket.socket, viewer: dict[str, Any]) -> None:
         """The viewer of a private loop has come to another process."""
 
-    def ask(self, key: str, label: str) -> int | None:
-        """How a private loop stands: None if it is unknown, its end if it has ended, else 0."""
+    def ask(self, key: str, label: str, at: int) -> int | None:
+        """How a private loop stands for a page at `at`: None if it is unknown, its end if it has ended, else 0."""
 
     def leave(self, key: str) -> None:
         """The page of a private loop will not come back."""
+
+    def revoke(self, owner: str) -> None:
+        """The views of an owner's pages are to be asked again."""
 
 
 class _Call:
@@ -124,7 +130,7 @@ class Calls:
         """
         # Who has waited for it in vain once is not held up as long again.
         deadline = time.monotonic() + (min(self._timeout, _SILENT) if self._is_silent else self._timeout)
-        if what == "publish":
+        if what in ("publish", "hold"):
             # Who has been told that it is not answered must not see it come later, behind what is newer.
             said["until"] = deadline
         mine = _Call(frame({"call": what, **said}), deadline)
@@ -278,15 +284,17 @@ class Client:
         epoch: of this life of the hub.
         kind: what the hub is: "thread" or "process".
         pid: of its process.
+        member: what this process is called there.
         is_gone: it has ended.
         is_ending: it has said that it will.
     """
 
     def __init__(
         self, namespace: str, settings: Settings, poller: Poller, owner: Owner, gone: Callable[[Client], None],
-        sock: socket.socket, welcome: Message, head: SharedHead,
+        sock: socket.socket, welcome: Message, head: SharedHead, member: str,
     ) -> None:  # fmt: skip
         self.namespace = namespace
+        self.member = member
         self.epoch = str(welcome["welcome"])
         self.kind = str(welcome["kind"])
         self.pid = int(welcome["pid"])
@@ -303,7 +311,7 @@ class Client:
         self._descriptors: deque[int] = deque()
         self._sending = threading.Lock()
         self._silent: dict[str, float] = {}
-        self._answers: dict[tuple[str, str, str], tuple[float, int | None]] = {}
+        self._answers: dict[tuple[str, str, str, int], tuple[float, int | None]] = {}
 
     @classmethod
     def find(
@@ -332,7 +340,7 @@ class Client:
                 sock.close()
                 return None
             sock.setblocking(False)
-            client = cls(namespace, settings, poller, owner, gone, sock, *found)
+            client = cls(namespace, settings, poller, owner, gone, sock, *found, member)
         except BaseException:
             sock.close()
             raise
@@ -340,6 +348,11 @@ class Client:
         return client
 
     # As `hub.Shared`
+
+    @property
+    def outlet(self) -> Client:
+        """See `hub.Shared`."""
+        return self
 
     def head(self) -> int:
         """See `hub.Shared`."""
@@ -364,9 +377,36 @@ class Client:
         """See `hub.Shared`."""
         return bool(self._calls.call("at end", names=list(names), at=at))
 
-    def answer(self, names: Sequence[str], at: int | None, *, rendered: bool) -> Sequence[Step]:
+    def answer(
+        self, names: Sequence[str], at: int | None, *, rendered: bool, painted: Collection[str] = ()
+    ) -> Sequence[Step]:
         """See `hub.Shared`."""
-        return steps(self._calls.call("answer", names=list(names), at=at, rendered=rendered))
+        said = {"names": list(names), "at": at, "rendered": rendered, "painted": list(painted)}
+        return steps(self._calls.call("answer", **said))
+
+    def present(self, name: str) -> Present:
+        """See `hub.Shared`."""
+        return present(self._calls.call("present", name=name))
+
+    def lacks(self, names: Sequence[str], position: str, foreign: bool) -> list[str]:
+        """See `hub.Shared`."""
+        found: list[str] = self._calls.call("lacks", names=list(names), position=position, foreign=foreign)
+        return found
+
+    def restore(self, name: str, at: int, patches: tuple[Patch, ...]) -> bool:
+        """See `hub.Shared`.
+
+        Raises:
+            HubError: as of `Calls.call`.
+            PatchError: as of `Log.restore`; or it is too much for one message.
+        """
+        try:
+            restored: bool | str = self._calls.call("restore", name=name, at=at, base=entry(patches))
+        except FrameError as error:
+            raise PatchError(f"the snapshot of {name!r} is too much: {error}") from error
+        if isinstance(restored, str):
+            raise PatchError(restored)
+        return restored
 
     def adopt(self, sock: socket.socket, follow: Follow) -> None:
         """See `hub.Shared`; the socket is closed here when the hub has been sent it.
@@ -380,6 +420,10 @@ class Client:
     def restart(self, name: str) -> None:
         """See `hub.Shared`."""
         self._calls.call("restart", name=name)
+
+    def revoke(self, names: Sequence[str], owner: str | None) -> None:
+        """See `hub.Shared`."""
+        self._calls.call("revoke", names=list(names), owner=owner)
 
     def stats(self) -> dict[str, Any]:
         """See `hub.Shared`."""
@@ -420,7 +464,28 @@ class Client:
         """See `leases.Leases.finish`."""
         self._calls.call("finish", name=name, lease=number, status=status, message=message)
 
-    def ask(self, member: str, key: str, label: str) -> int | None:
+    def hold(self, runner: object, name: str, patches: tuple[Patch, ...], whole: bool) -> int:
+        """See `leases.Leases.hold`; the runner is this process in any case.
+
+        Raises:
+            HubError: as of `Calls.call`.
+            PatchError: it is too much for one message.
+        """
+        number: int | None = self._publish("hold", name, patches, member=self.member, whole=whole)
+        if number is None:
+            raise self._calls.gone("it knows nothing of this process")
+        return number
+
+    def standing(self, name: str) -> tuple[str, str] | None:
+        """See `leases.Leases.standing`."""
+        found = self._calls.call("standing", name=name)
+        return None if found is None else (str(found[0]), str(found[1]))
+
+    def cancel(self, name: str) -> bool:
+        """See `leases.Leases.cancel`."""
+        return bool(self._calls.call("cancel", name=name))
+
+    def ask(self, member: str, key: str, label: str, at: int) -> int | None:
         """How a private loop of another process stands: see `Owner.ask`.
 
         Raises:
@@ -429,13 +494,13 @@ class Client:
         now = time.monotonic()
         if self._silent.get(member, 0.0) > now:
             raise self._calls.silent()
-        at, end = self._answers.get((member, key, label), (0.0, None))
-        if now - at < _SILENT:
+        when, end = self._answers.get((member, key, label, at), (0.0, None))
+        if now - when < _SILENT:
             return end  # a page asks twice: whether it is over, and whether it goes on
         # By a connection of its own: the answer is another process's, and nobody is to wait behind it.
         calls = Calls(self.namespace, min(_SILENT, self._timeout), self.epoch)
         try:
-            said: int | None = calls.call("ask", member=member, key=key, label=label)
+            said: int | None = calls.call("ask", member=member, key=key, label=label, at=at)
         except HubError:
             self._silent[member] = now + self._timeout
             raise
@@ -443,7 +508,7 @@ class Client:
             calls.end()
         if len(self._answers) >= _REMEMBERED:
             self._answers.clear()
-        self._answers[member, key, label] = now, said
+        self._answers[member, key, label, at] = now, said
         return said
 
     def relay(self, sock: socket.socket, member: str, viewer: dict[str, Any]) -> None:
@@ -539,13 +604,17 @@ class Client:
                         raise
             case "stop":
                 self._owner.stop(message["loop"], message["lease"], self)
+            case "cancel":
+                self._owner.cancel(message["loop"], message["lease"])
             case "take":
                 self._owner.take(socket.socket(fileno=descriptors.pop()), message["viewer"])
             case "ask":
-                end = self._owner.ask(message["key"], message["label"])
+                end = self._owner.ask(message["key"], message["label"], message["at"])
                 self._say({"say": "answer", "number": message["number"], "value": end}, patience=_HURRY)
             case "leave":
                 self._owner.leave(message["key"])
+            case "revoke":
+                self._owner.revoke(message["owner"])
             case "ending":
                 self.is_ending = True
             case "record":

@@ -20,17 +20,19 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AfterloadError, PatchError
 from ..log import wrong_name
+from ..patch import Patch
 from ..seldom import Seldom
 from ..settings import checked
 from . import rendezvous
 from .frames import VERSION, FrameError, Frames, Message, frame, receive, rights, title
-from .messages import REFUSED, follow, of_steps, patches
+from .leases import STOPPED
+from .messages import REFUSED, follow, of_present, of_steps, patches
 from .poller import READ, WRITE
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ _UNSENT_MOST = 16 * 1024 * 1024  # bytes that a process which does not read may 
 _REASONS_MOST = 100  # of processes that were sent away, each told of once a minute
 _PAUSE = 0.2  # seconds that nobody is let in, or passed on, when the system had no room for it
 _ASKED_MOST = 5.0  # seconds that a process has to answer for another
+_YOUNG = 5.0  # seconds that the processes of a hub which has ended take to come to the next
 
 
 class Connection:
@@ -92,6 +95,10 @@ class Connection:
     def stop(self, name: str, number: int) -> None:
         """See `leases.Runner`."""
         self.send({"say": "stop", "loop": name, "lease": number})
+
+    def cancel(self, name: str, number: int) -> None:
+        """See `leases.Runner`."""
+        self.send({"say": "cancel", "loop": name, "lease": number})
 
     # Sending
 
@@ -232,12 +239,18 @@ class Control:
         self._numbers = itertools.count(1)
         self._sent_away: dict[str, Seldom] = {}
         self._closed = False
+        self._opened = hub.clock()
         hub.door = self
         if hub.closed:  # meanwhile: whichever of the two comes second sees the other
             self.close()
             return
         hub.shared_head()  # where it cannot be had, that is known now
         hub.poller.call(lambda: hub.poller.register(listener, self._accept))
+
+    @property
+    def is_young(self) -> bool:
+        """See `hub.Door`."""
+        return self.hub.clock() - self._opened < _YOUNG
 
     def say_that_it_ends(self) -> None:
         """Those who came need not wonder why their connections end."""
@@ -437,7 +450,7 @@ class Control:
         connection.viewers, connection.loops = int(message["viewers"]), int(message["loops"])
 
     def _withdraw(self, connection: Connection, message: Message) -> None:
-        self.hub.leases.withdraw(connection)
+        self.hub.leases.withdraw(connection, STOPPED)
 
     def _adopt(self, connection: Connection, message: Message, descriptor: int) -> None:
         wanted = follow(message["follow"], self.hub.clock, self.hub.settings.max_channels_per_viewer)
@@ -472,9 +485,12 @@ class Control:
         name = message["name"]
         if wrong := wrong_name(name):
             raise PatchError(wrong, value=name)
+        self._in_time(message)
+        return self.hub.publish(name, patches(message["entry"]))
+
+    def _in_time(self, message: Message) -> None:
         if self.hub.clock() > float(message.get("until", math.inf)):
             raise ValueError("it comes too late: who has published it was told that there is no answer")
-        return self.hub.publish(name, patches(message["entry"]))
 
     def _publish_run(self, connection: Connection, message: Message) -> int | None:
         number, count = int(message["lease"]), int(message["count"])
@@ -482,12 +498,40 @@ class Control:
 
     def _finish(self, connection: Connection, message: Message) -> None:
         status = message["status"]
-        if status not in ("done", "failed", "cancelled"):
-            raise ValueError(f"a loop ends done, failed or cancelled, not {status!r}")
+        if status not in ("done", "failed", "cancelled", "lost"):
+            raise ValueError(f"a loop ends done, failed, cancelled or lost, not {status!r}")
         self.hub.leases.finish(message["name"], int(message["lease"]), status, str(message["message"]))
+
+    def _hold(self, connection: Connection, message: Message) -> int | None:
+        """A process runs a job; None if it is not here, or not any more."""
+        name = message["name"]
+        if wrong := wrong_name(name):
+            raise PatchError(wrong, value=name)
+        self._in_time(message)
+        member = self.members.get(str(message["member"]))
+        if member is None:
+            return None
+        entry = patches(message["entry"]) if message["entry"] else ()
+        return self.hub.leases.hold(member, name, entry, bool(message["whole"]))
+
+    def _standing(self, connection: Connection, message: Message) -> tuple[str, str] | None:
+        return self.hub.leases.standing(str(message["name"]))
+
+    def _cancel(self, connection: Connection, message: Message) -> bool:
+        return self.hub.leases.cancel(str(message["name"]))
 
     def _restart(self, connection: Connection, message: Message) -> None:
         self.hub.restart(str(message["name"]))
+
+    def _revoke(self, connection: Connection, message: Message) -> None:
+        owner = message["owner"]
+        self.hub.revoke([str(name) for name in message["names"]], None if owner is None else str(owner))
+
+    def revoke(self, names: Sequence[str], owner: str | None) -> None:
+        """See `hub.Door`: viewers that other processes hold follow private loops."""
+        if owner is not None:
+            for member in list(self.members.values()):
+                member.say({"say": "revoke", "owner": owner})
 
     def _viewers(self, connection: Connection, message: Message) -> int:
         return self.hub.viewers(str(message["name"]))
@@ -498,7 +542,25 @@ class Control:
     def _answer(self, connection: Connection, message: Message) -> list[Any]:
         names = [str(name) for name in message["names"]]
         at = None if message["at"] is None else int(message["at"])
-        return of_steps(self.hub.answer(names, at, rendered=bool(message["rendered"])))
+        painted = [str(name) for name in message["painted"]]
+        return of_steps(self.hub.answer(names, at, rendered=bool(message["rendered"]), painted=painted))
+
+    def _present(self, connection: Connection, message: Message) -> list[Any]:
+        return of_present(self.hub.present(str(message["name"])))
+
+    def _lacks(self, connection: Connection, message: Message) -> list[str]:
+        names = [str(name) for name in message["names"]]
+        return self.hub.lacks(names, str(message["position"]), bool(message["foreign"]))
+
+    def _restore(self, connection: Connection, message: Message) -> bool | str:
+        name = str(message["name"])
+        if wrong := wrong_name(name):
+            raise PatchError(wrong, value=name)
+        base = tuple([Patch(*patch) for patch in message["base"]])
+        try:
+            return self.hub.restore(name, int(message["at"]), base)
+        except PatchError as error:
+            return str(error)  # for the app
 
     def _ask(self, connection: Connection, message: Message) -> object:
         """How a private loop of another process stands; it says so itself, and who asks waits for it."""
@@ -509,9 +571,8 @@ class Control:
         now = self.hub.clock()
         self._asked = {n: asked for n, asked in self._asked.items() if now - asked[2] < _ASKED_MOST}
         self._asked[number] = connection, member, now
-        member.say(
-            {"say": "ask", "number": number, "key": str(message["key"]), "label": str(message["label"])}
-        )
+        asked = {"key": str(message["key"]), "label": str(message["label"]), "at": int(message["at"])}
+        member.say({"say": "ask", "number": number, **asked})
         return _LATER
 
     def _make_way(self, connection: Connection, message: Message) -> bool:
@@ -562,10 +623,17 @@ _CALLS: dict[str, Callable[[Control, Connection, Message], Any]] = {
     "publish": Control._publish,
     "publish run": Control._publish_run,
     "finish": Control._finish,
+    "hold": Control._hold,
+    "standing": Control._standing,
+    "cancel": Control._cancel,
     "restart": Control._restart,
+    "revoke": Control._revoke,
     "viewers": Control._viewers,
     "at end": Control._at_end,
     "answer": Control._answer,
+    "present": Control._present,
+    "lacks": Control._lacks,
+    "restore": Control._restore,
     "ask": Control._ask,
     "stats": Control._stats,
     "epoch": Control._epoch,

@@ -16,8 +16,11 @@ Where a viewer stands::
                    └─────────────┴──▶ waiting ──▶ news since `at` sent ────┘
                                       (while the group is dirty: until its flush)
 
-A viewer whose channels are over is `closing`: its rest, `shutdown(SHUT_WR)`, and then its FIN or a deadline, so that
-the last bytes arrive and are not overtaken by a reset.
+A viewer whose channels are over, or that is sent away, is `closing`: its rest, `shutdown(SHUT_WR)`, and then its FIN or
+a deadline, so that the last bytes arrive and are not overtaken by a reset.
+
+A poll that waits for news is current as any other, but nothing was written to it yet, nor its head: what a group is
+sent it gets by itself, behind that, and is `closing`.
 """
 
 from __future__ import annotations
@@ -29,17 +32,18 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable
-from functools import cache
+from collections.abc import Callable, Collection, Hashable, Iterable
+from functools import cache, partial
 from itertools import islice, repeat
 
 from ..blocks import Hello
 from ..log import Answer, Log, Step
 from ..pipe import Pipe
 from ..settings import Settings
+from ..wire import poll, websocket
 from .lingering import Lingering
 from .poller import READ, WRITE, Poller
-from .viewer import SEND_FLAGS, Follow, Group, GroupKey, Send, Viewer, Wire, gil_keeping_send, tune
+from .viewer import SEND_FLAGS, Follow, Group, GroupKey, Send, Viewer, Wire, expect, gil_keeping_send, tune
 
 logger = logging.getLogger("afterload.hub")
 viewer_logger = logging.getLogger("afterload.viewer")
@@ -48,6 +52,10 @@ RUN = 32  # sends between two looks at the clock
 HOLD_GIL = 0.001  # longest run of sends without giving up the GIL
 SPARE = 32  # descriptors that are left for others than viewers
 DISCARD = 65_536  # more than this in one read is a flood
+_YOUNGEST = 0.75  # of `max_age`: no viewer is sent away before
+_SENT_AWAY = 500  # ms after which who was sent away comes back,
+_EACH = 2  # and over how many for each of them that is spread: their views are all asked then
+_LONGEST_VIEW = 300.0  # seconds that a view may take, and a revocation meanwhile is not overlooked
 
 Key = tuple[str, str]
 
@@ -97,6 +105,7 @@ class Fanout:
         self.counters: Counter[str] = Counter()
         self.written_through: Counter[str] = Counter()
         self.by_channel: dict[Key, list[Group]] = {}
+        self._revoked: dict[Key, float] = {}  # (channel, "") or ("", owner) -> when; the last stands last
         self._counts: Counter[Key] = Counter()
         self._addresses: Counter[str] = Counter()
         self.descriptors_most: float = math.inf
@@ -182,7 +191,7 @@ class Fanout:
         follow = follow.within(self.shared)
         try:
             sock.setblocking(False)
-            tune(sock, self.settings.heartbeat)
+            tune(sock, self._patience)
         except OSError:
             sock.close()  # gone before it was here
             return
@@ -198,45 +207,95 @@ class Fanout:
                 self._remove_group(group)
             raise
 
+    @property
+    def _patience(self) -> float:
+        """Seconds for which a heartbeat may go unacknowledged: who has vanished is gone after 2.5 of them.
+
+        Silence is looked for once a second.
+        """
+        heartbeat = self.settings.heartbeat
+        return max(1.5 * heartbeat - 1, 0.5 * heartbeat)
+
     def _take_in(self, sock: socket.socket, follow: Follow) -> None:
         log, names, wire = follow.log, follow.names, follow.wire
         assert log is not None
-        if log is not self.shared and follow.key in self.groups:
+        if log is not self.shared:
             # A private loop has one viewer: who comes with its key is the same page, back before we noticed
             # that its old connection is gone.
-            for old in self.groups[follow.key].viewers():
-                self._drop(old, "replaced")
+            for group in list(self.by_channel.get((log.epoch, names[0]), ())):
+                for old in group.viewers():
+                    self._drop(old, "replaced")
+            served = self.progress.get(log.epoch)
+            if served is not None and follow.at:
+                self.poller.safely(served, follow.at)
         group = self.groups.get(follow.key) or self._new_group(follow)
-        viewer = Viewer(sock, group, follow.address, self.clock(), follow.ending)
-        asked = ("connect", log.epoch, names, follow.at, follow.rendered, follow.foreign)
+        viewer = Viewer(sock, group, follow, self.clock())
+        asked = ("connect", log.epoch, names, follow.at, follow.rendered, follow.foreign, follow.painted)
         with self.lock:
             # All pages come back at once when a server was restarted, most of them from the same place.
             answer = self._answers.get((log.head, asked)) or log.connect(
-                names, follow.at, rendered=follow.rendered, foreign=follow.foreign
+                names, follow.at, rendered=follow.rendered, foreign=follow.foreign, painted=follow.painted
             )
-        key = (answer.offset, asked)
+        key: Hashable = (answer.offset, asked)
         self._answers[key] = answer
+        was_revoked = self._was_revoked(follow)
+        if was_revoked:  # it is given nothing before its view has had its say once more
+            answer, key = Answer((), answer.offset, finished=False, cause=""), None
         viewer.at = answer.offset
-        hold = follow.hold and self.room(follow.address)
-        viewer.closing = answer.finished or not hold
+        hold = follow.hold and not was_revoked and self.room(follow.address)
+        viewer.closing = "end" if answer.finished or not hold or wire.ONCE else ""
+        if was_revoked:
+            viewer.closing = "revoked"
         self.poller.register(sock, viewer)  # first: the system may refuse
         self.viewers[viewer.fd] = viewer
         group.waiting.add(viewer)
         self._addresses[viewer.address] += 1
         self.counters["connects"] += 1
         self.counters["bytes"] += follow.sent
-        viewer.sent = follow.sent
         self._recount(group, 1)
-        data = follow.head + follow.opening + self._hello(follow, answer) + self._encode(group, answer, key)
+        hello = self._hello(follow, answer)
+        steps = self._encode(group, answer, key)
+        if wire.ONCE and hold and follow.wait is not None and not answer.has_news:
+            self._hold_back(viewer, follow.head, hello + steps, follow.wait)
+            return
+        data = follow.head + follow.opening + hello + steps
+        if wire.ONCE and hold and not answer.steps:
+            data += wire.ping(f"{log.epoch}.{answer.offset}")  # or it would be asked again from where it was
         if (shown := group.shown) is not None:
             first = len(group) == 1
             data += self.guarded(lambda: shown.part(answer.steps, now=True) if first else shown.joined())
         if not hold and not answer.finished:
-            data += wire.bye(jittered(self.settings.short_retry))
+            data += wire.bye(jittered(_SENT_AWAY if was_revoked else self.settings.short_retry))
             if follow.shown is not None:
                 data += follow.shown.again()
             viewer.ending = b""
         self._write(viewer, data)
+
+    def _hold_back(self, viewer: Viewer, head: bytes, begun: bytes, wait: float) -> None:
+        """What is answered once waits for something new."""
+        viewer.closing = ""
+        until = self.clock() + wait
+        viewer.unsent = head, begun, until
+        self._catch_up(viewer)
+        if wait:
+            # By its number: most have been answered by then, and are not to be kept until their time is up.
+            self.poller.at(until, partial(self._answer_nothing, viewer.fd))
+        else:
+            self._answer_nothing(viewer.fd)
+
+    def _answer_nothing(self, fd: int) -> None:
+        """Tells a viewer that is answered once that there was nothing new, if it still waits and its time is up."""
+        viewer = self.viewers.get(fd)
+        if viewer is None or viewer.unsent is None or self.clock() < viewer.unsent[2]:
+            return
+        # Where its group is to be flushed in a moment, it is not current. What comes then it gets when it asks again.
+        if viewer.fd in viewer.group.current:
+            self._leave_current(viewer)
+        head, begun, _ = viewer.unsent
+        viewer.unsent = None
+        viewer.closing, viewer.ending = "end", b""
+        # Where a server writes the head, it has said 200.
+        self._write(viewer, poll.nothing(head) if head else begun + poll.ENDING)
 
     def _hello(self, follow: Follow, answer: Answer) -> bytes:
         return follow.wire.hello(
@@ -318,7 +377,11 @@ class Fanout:
             data = self._encode(group, answer, key)
             if group.shown is not None:
                 data += self._part(group, answer.steps, now=answer.finished)
-        if data:
+        if data and group.wire.ONCE:
+            for viewer in list(group.current.values()):
+                self._leave_current(viewer)
+                self._write(viewer, data)
+        elif data:
             self._broadcast(group, data)
         group.sending = False
         if answer is not None and answer.finished:
@@ -349,7 +412,7 @@ class Fanout:
         """The group has been sent the end of the last of its channels."""
         for viewer in group.behind:
             if viewer.at == group.cursor:  # its rest is the rest of that; others get it when they catch up
-                viewer.closing = True
+                viewer.closing = viewer.closing or "end"
         for viewer in list(group.current.values()):
             if viewer.ending:
                 self._leave_current(viewer)
@@ -403,6 +466,10 @@ class Fanout:
 
     def _write(self, viewer: Viewer, data: bytes, done: int = 0) -> None:
         """Sends a viewer in `waiting` the data from `done` on; what is not taken makes it `behind`."""
+        if viewer.unsent is not None:
+            data = b"".join([*viewer.unsent[:2], data])
+            viewer.unsent = None
+            viewer.closing = viewer.closing or "end"
         viewer.rest = memoryview(data)[done:]
         viewer.stalled = self.clock()
         viewer.sent += done
@@ -410,6 +477,7 @@ class Fanout:
         viewer.group.behind.add(viewer)
         if self._push(viewer):
             self.poller.want(viewer.sock, READ | WRITE)
+            expect(viewer.sock, 0)  # `stall` counts from now on
 
     def _push(self, viewer: Viewer) -> bool:
         """Sends of the rest what the socket takes. True if some of it has to wait."""
@@ -436,6 +504,10 @@ class Fanout:
 
     def _catch_up(self, viewer: Viewer) -> None:
         """Makes a viewer in `waiting`, which has taken all it was given, current; after what it has missed."""
+        if viewer.inbound is not None and viewer.inbound.reply:
+            data, viewer.inbound.reply = viewer.inbound.reply, b""
+            self._write(viewer, data)
+            return
         if viewer.closing:
             self._end(viewer)
             return
@@ -448,7 +520,7 @@ class Fanout:
         data = b""
         if answer is not None:
             viewer.at = answer.offset
-            viewer.closing = answer.finished
+            viewer.closing = "end" if answer.finished else ""
             data = self._encode(group, answer)
         if group.shown is not None and viewer in group.shown.missed:
             group.shown.missed.discard(viewer)
@@ -479,6 +551,7 @@ class Fanout:
             # unless it is gone, or was given more to write when it caught up
             if self._held(viewer) and viewer.rest is None:
                 self.poller.want(viewer.sock, READ)
+                expect(viewer.sock, self._patience)
         except Exception:
             self._drop(viewer, "error")
             raise
@@ -496,19 +569,97 @@ class Fanout:
             self._drop(viewer, "gone")
         elif len(data) == DISCARD:
             self._drop(viewer, "flood")
+        elif viewer.group.wire is websocket:
+            self._hear(viewer, data)
+
+    def _hear(self, viewer: Viewer, data: bytes) -> None:
+        """What a client says on a WebSocket: pings, and that it closes; all else is read and forgotten."""
+        inbound = viewer.inbound = viewer.inbound or websocket.Inbound()
+        inbound.feed(data)
+        if inbound.closing:
+            viewer.closing, viewer.ending = "closed", b""
+        if not (inbound.reply or inbound.closing) or viewer.rest is not None:
+            return
+        if viewer.fd in viewer.group.current:
+            self._leave_current(viewer)
+        self._catch_up(viewer)
 
     def _tick(self) -> None:
         """Heartbeats, stalled viewers, and peers that do not close."""
         now = self.clock()
         for group in list(self.groups.values()):
-            if group.current and (
-                now - group.last_sent >= self._heartbeat(group.wire) or (group.shown and group.shown.owes)
+            if (
+                group.current
+                and not group.wire.ONCE
+                and (
+                    now - group.last_sent >= self._heartbeat(group.wire) or (group.shown and group.shown.owes)
+                )
             ):
                 self._ping(group)
             for viewer in list(group.behind):
                 if now - viewer.stalled > self.settings.stall:
                     self._drop(viewer, "stalled")
+        self._send_away_the_old(now)
+        self._forget_revocations()
         self.lingering.tick(now)
+
+    def _send_away_the_old(self, now: float) -> None:
+        """Has the view asked again, a while after it was: a login may have expired."""
+        most = self.settings.max_age
+        if not most:
+            return
+        old = []
+        for viewer in self.viewers.values():  # who came first stands first
+            age = now - viewer.since
+            if age < most * _YOUNGEST:
+                break
+            # spread, but the same at each look, so that who came together does not come back together
+            if age > most * (_YOUNGEST + (1 - _YOUNGEST) * (hash(viewer) % 997) / 997):
+                old.append(viewer)
+        for viewer in old:
+            if viewer.group.wire.LASTS:
+                self._send_away(viewer, "age")
+
+    def revoke(self, names: Collection[str], owner: str | None) -> None:
+        """Sends viewers away who follow one of these shared channels, or belong to this owner; their view is asked.
+
+        Those as well whose view is having its say just now: it may not know yet.
+        """
+        self._forget_revocations()
+        for key in [(name, "") for name in names] + ([] if owner is None else [("", owner)]):
+            self._revoked.pop(key, None)
+            self._revoked[key] = self.clock()
+        found: list[Viewer] = []
+        for group in self.groups.values():
+            if group.log is self.shared and not set(names).isdisjoint(group.names):
+                found += group.viewers()
+            elif owner is not None:
+                found += [viewer for viewer in group.viewers() if viewer.owner == owner]
+        for viewer in found:
+            self._send_away(viewer, "revoked", most=max(_SENT_AWAY // 2, len(found) * _EACH))
+
+    def _was_revoked(self, follow: Follow) -> bool:
+        """Whether that was after its request came."""
+        names = follow.names if follow.log is self.shared else ()
+        keys = [("", follow.owner), *[(name, "") for name in names]]
+        return any(follow.asked < self._revoked.get(key, -math.inf) for key in keys)
+
+    def _forget_revocations(self) -> None:
+        while self._revoked and self.clock() - next(iter(self._revoked.values())) > _LONGEST_VIEW:
+            del self._revoked[next(iter(self._revoked))]
+
+    def _send_away(self, viewer: Viewer, why: str, most: int = _SENT_AWAY // 2) -> None:
+        """Ends a viewer with `bye`, behind what it has been given; at most so many ms make its return later."""
+        if viewer.closing:
+            return
+        group = viewer.group
+        if viewer.fd in group.current:
+            self._leave_current(viewer)
+        viewer.closing, viewer.ending = why, group.wire.bye(_SENT_AWAY + random.randint(0, most))  # noqa: S311
+        if group.shown is not None:
+            viewer.ending += group.shown.again()
+        if viewer.rest is None:
+            self._end(viewer)
 
     def _ping(self, group: Group) -> None:
         with self.lock:
@@ -574,10 +725,10 @@ class Fanout:
         """Closes after the last bytes were taken: our FIN, then its FIN or the deadline."""
         if viewer.ending:
             data, viewer.ending = viewer.ending, b""
-            viewer.closing = True
+            viewer.closing = viewer.closing or "end"
             self._write(viewer, data)
             return
-        if self._forget(viewer, "end"):
+        if self._forget(viewer, viewer.closing or "end"):
             self.lingering.add(viewer.sock)
 
     def say_bye(self) -> None:
@@ -588,8 +739,9 @@ class Fanout:
         for i, viewer in enumerate(list(self.viewers.values())):
             try:
                 if viewer.rest is None:
+                    begun = b"".join((viewer.unsent or ())[:2])
                     again = viewer.group.shown.again() if viewer.group.shown is not None else b""
-                    viewer.sock.send(byes(viewer.group.wire, i % len(delays)) + again)
+                    viewer.sock.send(begun + byes(viewer.group.wire, i % len(delays)) + again)
                 viewer.sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # it went first

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import AfterloadError
 
-VERSION = 1
+VERSION = 2
 LONGEST = 16 * 1024 * 1024  # bytes of one frame's JSON: what a publish may carry
 _MAGIC = b"al"
 _HEAD = struct.Struct("!2sBBI")

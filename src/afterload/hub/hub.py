@@ -14,22 +14,45 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
-from ..log import Log, Step
+from ..errors import PatchError
+from ..log import Log, Present, Step
 from ..patch import Patch
 from ..pipe import Pipe
 from ..settings import Settings
 from .fanout import Fanout
 from .frames import VERSION, title
 from .head import SharedHead
-from .leases import Leases
+from .leases import Leases, Runner
 from .poller import Poller
 from .viewer import Follow, Send
 
 logger = logging.getLogger("afterload.hub")
 _WARNED_MOST = 100
+
+
+class Outlet(Protocol):
+    """Where what loops and jobs yield is published, as long as a lease says so: `leases.Leases`, or another's."""
+
+    def publish_run(self, name: str, number: int, count: int, patches: tuple[Patch, ...]) -> int | None:
+        """Publishes what the run yields as its `count`th; returns None if the lease is over, and nothing was."""
+
+    def give_back(self, name: str, number: int) -> None:
+        """The run has ended, and the loop has not."""
+
+    def finish(self, name: str, number: int, status: str, message: str) -> None:
+        """The run, or the job, has ended by itself."""
+
+    def hold(self, runner: Runner, name: str, patches: tuple[Patch, ...], whole: bool) -> int:
+        """See `leases.Leases.hold`."""
+
+    def standing(self, name: str) -> tuple[str, str] | None:
+        """See `leases.Leases.standing`."""
+
+    def cancel(self, name: str) -> bool:
+        """See `leases.Leases.cancel`."""
 
 
 class Shared(Protocol):
@@ -38,6 +61,10 @@ class Shared(Protocol):
     @property
     def epoch(self) -> str:
         """Of the shared log."""
+
+    @property
+    def outlet(self) -> Outlet:
+        """Where what loops and jobs yield is published, under a lease."""
 
     def head(self) -> int:
         """The shared log's head; costs no lock and no round trip."""
@@ -51,14 +78,28 @@ class Shared(Protocol):
     def at_end(self, names: Sequence[str], at: int) -> bool:
         """Whether all of these channels are over and a page at `at` has all of them."""
 
-    def answer(self, names: Sequence[str], at: int | None, *, rendered: bool) -> Sequence[Step]:
+    def answer(
+        self, names: Sequence[str], at: int | None, *, rendered: bool, painted: Collection[str] = ()
+    ) -> Sequence[Step]:
         """What a page that connects now is given; see `Log.connect`."""
+
+    def present(self, name: str) -> Present:
+        """What a channel shows; see `Log.present`. Nothing, where a loop will begin it anew for its next viewer."""
+
+    def lacks(self, names: Sequence[str], position: str, foreign: bool) -> list[str]:
+        """Of which of these channels there is no state for a viewer with that position; see `Log.lacks`."""
+
+    def restore(self, name: str, at: int, patches: tuple[Patch, ...]) -> bool:
+        """Gives the state of a channel a base; see `Log.restore`."""
 
     def adopt(self, sock: socket.socket, follow: Follow) -> None:
         """Takes a connected socket for good and serves it."""
 
     def restart(self, name: str) -> None:
         """See `Leases.restart`."""
+
+    def revoke(self, names: Sequence[str], owner: str | None) -> None:
+        """Has the views of viewers asked again; see `Fanout.revoke`. Also of those that other processes hold."""
 
     def stats(self) -> dict[str, Any]:
         """Present numbers, and counters since the start."""
@@ -67,11 +108,18 @@ class Shared(Protocol):
 class Door(Protocol):
     """How other processes come to a hub."""
 
+    @property
+    def is_young(self) -> bool:
+        """Whether it was opened a moment ago, so that not all may have come."""
+
     def close(self) -> None:
         """Nobody comes by it any more."""
 
     def stats(self) -> dict[str, Any]:
         """Which hub it is, and the processes that have come."""
+
+    def revoke(self, names: Sequence[str], owner: str | None) -> None:
+        """Tells all of them; called by the poller."""
 
 
 class Hub:
@@ -137,6 +185,11 @@ class Hub:
         """Of the shared log."""
         return self.log.epoch
 
+    @property
+    def outlet(self) -> Outlet:
+        """See `Shared`."""
+        return self.leases
+
     def head(self) -> int:
         """The shared log's head. Taken for every request, so it costs no lock."""
         return self.log.head
@@ -158,8 +211,17 @@ class Hub:
         return self.fanout.touch(log, name)
 
     def publish(self, name: str, patches: tuple[Patch, ...], log: Log | None = None) -> int:
-        """Adds an entry to a channel; returns its offset."""
-        log = log or self.log
+        """Adds an entry to a channel; returns its offset.
+
+        Raises:
+            PatchError: no log is given, and it is the channel of a job.
+        """
+        if log is None:
+            log = self.log
+            if self.leases.is_job(name):
+                raise PatchError(
+                    f"{name!r} is the channel of a job, which alone publishes to it: job.publish(...)"
+                )
         with self._lock:
             entry = log.append(name, patches)
             dirty = self._changed(log, name)
@@ -189,11 +251,18 @@ class Hub:
             self.settings.state_cells,
         )
 
-    def begin(self, name: str, log: Log | None = None) -> None:
-        """A loop begins to write the channel; what was in it is void."""
+    def begin(self, name: str, log: Log | None = None, *, whole: bool = True) -> None:
+        """A loop begins to write the channel; what was in it is void.
+
+        Args:
+            name: of the channel.
+            log: where it stands.
+            whole: what is written from now on is all that is to be done to a page as it was served.
+        """
         log = log or self.log
         with self._lock:
             log.begin(name)
+            log.channels[name].run = whole
             dirty = self._changed(log, name)
         if dirty:
             self.poller.wake()
@@ -207,19 +276,58 @@ class Hub:
         if dirty:
             self.poller.wake()
 
+    def drop(self, name: str) -> None:
+        """A channel that nobody will ask for again is not remembered any more."""
+        with self._lock:
+            self.log.channels.pop(name, None)
+
+    @property
+    def is_young(self) -> bool:
+        """Whether processes may yet come that were with the hub before this one."""
+        return self.door is not None and self.door.is_young
+
     def at_end(self, names: Sequence[str], at: int, log: Log | None = None) -> bool:
         """Whether all of these channels are over and a page at `at` has all of them."""
         with self._lock:
             return (log or self.log).at_end(names, at)
 
-    def answer(self, names: Sequence[str], at: int | None, *, rendered: bool) -> Sequence[Step]:
+    def answer(
+        self, names: Sequence[str], at: int | None, *, rendered: bool, painted: Collection[str] = ()
+    ) -> Sequence[Step]:
         """What a page that connects now is given; see `Log.connect`."""
         with self._lock:
-            return self.log.connect(names, at, rendered=rendered).steps
+            return self.log.connect(names, at, rendered=rendered, painted=painted).steps
+
+    def present(self, name: str) -> Present:
+        """See `Shared`."""
+        if self.leases.is_void(name):
+            return Present(True, True, ())
+        with self._lock:
+            return self.log.present(name)
+
+    def lacks(self, names: Sequence[str], position: str, foreign: bool) -> list[str]:
+        """See `Shared`."""
+        follow = Follow(None, tuple(names), position=position, foreign=foreign).within(self.log)
+        with self._lock:
+            return self.log.lacks(names, follow.at, rendered=follow.rendered, foreign=follow.foreign)
+
+    def restore(self, name: str, at: int, patches: tuple[Patch, ...]) -> bool:
+        """See `Shared`."""
+        with self._lock:
+            return self.log.restore(name, at, patches)
 
     def restart(self, name: str) -> None:
         """See `Leases.restart`."""
         self.leases.restart(name)
+
+    def revoke(self, names: Sequence[str], owner: str | None) -> None:
+        """Has the views of viewers asked again; see `Fanout.revoke`. Also of those that other processes hold."""
+        self.poller.call(lambda: self._revoke(names, owner))
+
+    def _revoke(self, names: Sequence[str], owner: str | None) -> None:
+        self.fanout.revoke(names, owner)
+        if self.door is not None:
+            self.door.revoke(names, owner)
 
     def write(self, name: str, data: bytes, pipe: Pipe) -> None:
         """Adds a piece to a pipe."""
@@ -294,17 +402,18 @@ class Hub:
         ``behind`` are the viewers that have yet to take the rest of a block, and ``lag`` is the seconds since when the
         slowest of them has taken nothing.
         """
+        # Before the lock: who has that of the leases may wait for this one.
+        runners, offered = self.leases.holders(), sorted(self.leases.offered())
         with self._lock:
             behind = [viewer for group in self.fanout.groups.values() for viewer in list(group.behind)]
             now = self.clock()
-            runners = self.leases.holders()
             of_door = {"namespace": "", "hub": "thread", "title": title(), "processes": []}
             return {
                 **(of_door if self.door is None else self.door.stats()),
                 "pid": os.getpid(),
                 "version": VERSION,
                 "loops_run": {name: getattr(runner, "pid", os.getpid()) for name, runner in runners.items()},
-                "loops_offered": sorted(self.leases.offered()),
+                "loops_offered": offered,
                 "epoch": self.log.epoch,
                 "uptime": self.clock() - self._started,
                 "published": self.log.head,
@@ -325,7 +434,8 @@ class Hub:
             }
 
     def say_bye(self) -> None:
-        """Ends every viewer with `bye`; in the poller's thread."""
+        """Ends every viewer with `bye`, behind what can be sent at once; in the poller's thread."""
+        self.fanout.flush()
         self.fanout.say_bye()
 
     def release(self) -> None:

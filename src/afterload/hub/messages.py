@@ -10,16 +10,16 @@ import base64
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..log import End, Item, Message, Patches, Refresh, Reset, Snapshot, Step, wrong_name
+from ..log import PRIVATE, End, Item, Message, Patches, Present, Refresh, Reset, Snapshot, Step, wrong_name
 from ..noscript import Shown
 from ..patch import Patch
 from ..position import Position
-from ..wire import document, sse
+from ..wire import document, poll, sse, websocket
 from .viewer import Follow, Wire
 
 # What can be wrong with a value that came from elsewhere.
 REFUSED = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
-_WIRES: dict[str, Wire] = {wire.NAME: wire for wire in (sse, document)}
+_WIRES: dict[str, Wire] = {wire.NAME: wire for wire in (sse, document, websocket, poll)}
 
 
 def entry(patches: Iterable[Patch]) -> list[Any]:
@@ -36,7 +36,7 @@ def patches(entry: Any) -> tuple[Patch, ...]:
 
 
 def of_follow(follow: Follow) -> dict[str, Any]:
-    """What a viewer of shared channels asks for, as a JSON value."""
+    """What a viewer asks for, as a JSON value."""
     said: dict[str, Any] = {
         "names": follow.names,
         "position": follow.position,
@@ -47,6 +47,9 @@ def of_follow(follow: Follow) -> dict[str, Any]:
         "address": follow.address,
         "wire": follow.wire.NAME,
         "sent": follow.sent,
+        "wait": follow.wait,
+        "owner": follow.owner,
+        "asked": follow.asked,
     }
     if follow.opening or follow.ending:
         said["opening"] = base64.b64encode(follow.opening).decode()
@@ -56,12 +59,12 @@ def of_follow(follow: Follow) -> dict[str, Any]:
     return said
 
 
-def follow(said: Any, clock: Callable[[], float], most: int) -> Follow:
-    """What a viewer asks for; it may follow at most so many channels."""
+def follow(said: Any, clock: Callable[[], float], most: int, private: bool = False) -> Follow:
+    """What a viewer asks for; it may follow at most so many channels, and where it says so one of a private loop."""
     names = tuple(said["names"])
     if not 1 <= len(names) <= most:
         raise ValueError(f"a viewer follows 1 to {most} channels, by name, not {len(names)}")
-    for name in names:
+    for name in () if names == (PRIVATE,) and private else names:
         if wrong := wrong_name(name):
             raise ValueError(wrong)
     Position.parse(said["position"])
@@ -80,7 +83,21 @@ def follow(said: Any, clock: Callable[[], float], most: int) -> Follow:
         ending=base64.b64decode(said.get("ending", "")),
         shown=None if shown is None else Shown.of(shown, clock),
         sent=int(said["sent"]),
+        wait=None if said["wait"] is None else float(said["wait"]),
+        owner=str(said["owner"]),
+        asked=float(said["asked"]),
     )
+
+
+def of_present(present: Present) -> list[Any]:
+    """What a channel shows, as a JSON value."""
+    return [present.run, present.complete, [[offset, *patch.wire()] for offset, patch in present.parts]]
+
+
+def present(said: Any) -> Present:
+    """What a channel shows."""
+    run, complete, parts = said
+    return Present(bool(run), bool(complete), [(int(offset), Patch(*patch)) for offset, *patch in parts])
 
 
 def of_steps(steps: Sequence[Step]) -> list[Any]:

@@ -8,6 +8,7 @@ block, and the position it will be at when the rest is sent.
 from __future__ import annotations
 
 import ctypes
+import math
 import socket
 import sys
 from collections.abc import Callable, Hashable
@@ -19,10 +20,12 @@ from ..log import Log, Step
 from ..noscript import Shown
 from ..position import Position
 from ..wire import sse
+from ..wire.websocket import Inbound
 
 MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL
+_UNSENT = 16_384  # bytes that the system may keep back for a viewer that is slow
 
 Send = Callable[[int, bytes, int, int], int]
 
@@ -33,12 +36,21 @@ class Wire(Hashable, Protocol):
     Attributes:
         NAME: the same in all processes.
         HEARTBEAT: seconds between two `ping` at most, whatever the settings say.
+        LASTS: a page that is sent away comes back, and goes on where it was.
+        ONCE: a viewer is answered once, when there is something new.
+        ENDING: what it gets after the end of its channels.
     """
 
     @property
     def NAME(self) -> str: ...  # noqa: D102, N802
     @property
     def HEARTBEAT(self) -> float: ...  # noqa: D102, N802
+    @property
+    def LASTS(self) -> bool: ...  # noqa: D102, N802
+    @property
+    def ONCE(self) -> bool: ...  # noqa: D102, N802
+    @property
+    def ENDING(self) -> bytes: ...  # noqa: D102, N802
 
     def hello(self, hello: Hello) -> bytes:
         """The first block."""
@@ -62,6 +74,7 @@ class Follow:
         names: the channels.
         at: its position there, or None. For the shared log it is found by the hub, as what `rendered` says.
         rendered: its page was served at that position and has had nothing since.
+        painted: the channels that the page, as it was served there, shows everything of.
         foreign: it sent a position, but of another log.
         position: what it sent, repeated by `hello` ("0" if nothing).
         into: the page's target for plain strings.
@@ -74,6 +87,10 @@ class Follow:
         shown: what its page shows where scripts do not run; None if that is no matter.
         begin: to be called when the first bytes are on their way; starts what is not to hold them up.
         sent: bytes of the head and the opening that are on their way already, and not there any more.
+        wait: seconds until a viewer that is answered once is told that there is nothing new; None if it is answered at
+            once, with `hello` if there is nothing else.
+        owner: whom the page belongs to, for `revoke`.
+        asked: clock time at which its request came, before its view had its say. Who was revoked since is sent away.
     """
 
     log: Log | None
@@ -92,6 +109,10 @@ class Follow:
     shown: Shown | None = None
     begin: Callable[[], None] | None = None
     sent: int = 0
+    wait: float | None = None
+    owner: str = ""
+    asked: float = math.inf
+    painted: frozenset[str] = frozenset()
 
     @property
     def key(self) -> GroupKey:
@@ -110,6 +131,7 @@ class Follow:
             log=shared,
             at=position.offset if known and position else None,
             rendered=known and position is not None and position.rendered,
+            painted=position.painted_of(self.names) if known and position else frozenset(),
             # a document cannot fetch itself, and shows what it was served with
             foreign=self.foreign or (position is not None and not known and self.shown is None),
         )
@@ -124,8 +146,12 @@ class Viewer:
         base: the group's byte count when it became current.
         sent: bytes it got otherwise.
         stalled: clock time since when it has taken nothing, while there is a rest.
-        closing: it gets no more than its rest, and `ending`.
+        closing: why it gets no more than its rest, and `ending`; "" while it goes on.
         ending: what it gets after the end of its channels.
+        unsent: what an answer begins with that waits for news: the response's head, and `hello`, and until which clock
+            time it does; else None.
+        inbound: what it says on a WebSocket, when it has said something.
+        owner: see `Follow.owner`.
     """
 
     __slots__ = (
@@ -136,28 +162,32 @@ class Viewer:
         "ending",
         "fd",
         "group",
+        "inbound",
+        "owner",
         "rest",
         "sent",
         "since",
         "sock",
         "stalled",
+        "unsent",
     )
 
-    def __init__(
-        self, sock: socket.socket, group: Group, address: str, now: float, ending: bytes = b""
-    ) -> None:
+    def __init__(self, sock: socket.socket, group: Group, follow: Follow, now: float) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.group = group
-        self.address = address
+        self.address = follow.address
+        self.owner = follow.owner
         self.since = now
         self.rest: memoryview | None = None
         self.at = 0
         self.base = 0
-        self.sent = 0
+        self.sent = follow.sent
         self.stalled = 0.0
-        self.closing = False
-        self.ending = ending
+        self.closing = ""
+        self.ending = follow.ending + follow.wire.ENDING
+        self.unsent: tuple[bytes, bytes, float] | None = None
+        self.inbound: Inbound | None = None
 
     def __call__(self, mask: int) -> None:
         """Its socket is ready. It is its own handler: a closure for each viewer would be a third of its memory."""
@@ -244,12 +274,23 @@ def gil_keeping_send() -> Send | None:
     return send
 
 
-def tune(sock: socket.socket, heartbeat: float) -> None:
-    """Options of a viewer's connection: small blocks go at once, and a vanished peer is noticed."""
+def tune(sock: socket.socket, patience: float) -> None:
+    """Options of a viewer's connection: small blocks go at once, a vanished peer is noticed, and little waits."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # a peer that vanished without a FIN does not acknowledge the heartbeat
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(heartbeat * 1500))
+    expect(sock, patience)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # What waits in the system to be sent grows old there, megabytes of it. What waits here is merged.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+
+
+def expect(sock: socket.socket, seconds: float) -> None:
+    """Has the system break a connection whose peer acknowledges nothing for so long; 0: it is seen to otherwise.
+
+    A peer that vanished without a FIN does not acknowledge the heartbeat. One that is there and does not read
+    acknowledges nothing new either, once its buffer is full: how long that may go on is another matter.
+    """
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

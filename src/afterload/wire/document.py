@@ -20,7 +20,7 @@ from functools import cache
 from markupsafe import Markup, escape
 
 from .. import blocks
-from ..blocks import Hello, dumps
+from ..blocks import Hello, dumps, utf8
 from ..log import Step
 
 # Without these, WebKit paints nothing of a small page before its end: it waits for 512 bytes of body, and for
@@ -33,6 +33,9 @@ _END_TAGS = re.compile(r"\s*(</body\s*>\s*)?(</html\s*>\s*)?\Z", re.IGNORECASE)
 NAME = "document"
 # Of a line that was reset a browser may say nothing, so it is silence that tells.
 HEARTBEAT = 5.0
+LASTS = False
+ONCE = False
+ENDING = b""
 COMPLETE = "<af-p p='[\"complete\",{}]'></af-p>"
 
 
@@ -94,5 +97,4 @@ def _script() -> str:
 
 def _block(event: str, lines: list[str]) -> bytes:
     said = f'["{event}",{",".join(lines)}]'
-    # "replace": a block that cannot be sent would stop all that is behind it
-    return f"<af-p p='{said.translate(_QUOTED)}'></af-p>".encode("utf-8", "replace")
+    return utf8(f"<af-p p='{said.translate(_QUOTED)}'></af-p>")

@@ -17,14 +17,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import blocks
-from ..blocks import RETRY_LEAST, Hello, Line, dumps
+from ..blocks import RETRY_LEAST, Hello, Line, dumps, utf8
 from ..errors import WireError
 from ..log import Step
 
 NAME = "sse"
 HEARTBEAT = math.inf
+LASTS = True
+ONCE = False
+ENDING = b""
 _NEWLINE = re.compile("\r\n|\r|\n")  # never str.splitlines(): U+2028, form feed and others are data
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _RETRY = re.compile("[0-9]{1,15}", re.ASCII)
 
 
@@ -65,11 +67,7 @@ def _block(data: str | None, event: str | None, id: str | None, retry: int | Non
             raise WireError(f"retry is milliseconds from 0, not {retry!r}", field="retry", value=retry)
         text += f"retry: {retry:d}\n"
     text += "\n" if data is None else f"data: {data}\n\n"
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        # As a browser's own encoder does. A block that cannot be sent would stop all that is behind it.
-        return _SURROGATE.sub("\ufffd", text).encode()
+    return utf8(text)
 
 
 def _field(name: str, value: str) -> str:

@@ -9,6 +9,9 @@ from ..log import Piece, Step
 
 NAME = "text"
 HEARTBEAT = math.inf
+LASTS = False
+ONCE = False
+ENDING = b""
 
 
 def hello(hello: Hello) -> bytes:
