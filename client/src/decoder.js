@@ -1,13 +1,11 @@
-// Bytes of an event stream to events: the same however the bytes are split. `emit(event, data, id, retry)`.
+// Text of an event stream to events: the same however it is split. `emit(event, data, id, retry)`.
 // https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 export const decoder = (emit) => {
-  const utf8 = new TextDecoder();
   let rest = "";
   let cr; // the text before ended with CR, so that an LF now belongs to it
   let fields = { id: "" };
   let data = [];
-  return (bytes) => {
-    const text = utf8.decode(bytes, { stream: true });
+  return (text) => {
     if (!text) return;
     // Only what is new is looked through: a long line comes in many pieces.
     const lines = (cr ? text.replace(/^\n/, "") : text).split(/\r\n?|\n/);

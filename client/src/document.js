@@ -75,22 +75,17 @@ const blocks = {
     fire("live:message", { data });
   },
   patch(...lines) {
-    for (const [channel, , patches, since] of lines) {
-      failed.delete(channel);
-      apply(channel, patches, since === 0);
-    }
+    for (const [channel, , patches, since] of lines) apply(channel, patches, since === 0);
   },
   snapshot(...lines) {
     for (const [channel, , patches] of lines) {
       restore(channel);
-      failed.delete(channel);
       apply(channel, patches, 1);
     }
   },
   reset({ channel }) {
     restore(channel);
     restore("");
-    failed.delete(channel);
   },
   refresh() {
     if (again()) return;
@@ -100,6 +95,7 @@ const blocks = {
   end(detail) {
     last = detail;
     open.delete(detail.channel);
+    failed.delete(detail.channel); // of a run before
     if (detail.status === "failed") failed.set(detail.channel, detail);
     fire("live:end", detail);
   },

@@ -1,1 +1,1 @@
-import "./stream.js";
+import "./connection.js";

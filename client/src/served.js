@@ -70,12 +70,12 @@ const own = (element) => {
 };
 
 // Brings the page to newer HTML of its own, wherever the server's has changed or a patch has touched it. What is the
-// same in both is left alone: it may be the work of the page's own scripts. Returns the new position, or undefined
-// where that HTML is no page of ours.
+// same in both is left alone: it may be the work of the page's own scripts. Returns what its script element says, or
+// undefined where that HTML is no page of ours.
 export const swap = (html) => {
   const page = parse(html);
-  const position = page.querySelector("script[data-position]")?.dataset.position;
-  if (position !== undefined) {
+  const said = page.querySelector("script[data-position]")?.dataset;
+  if (said) {
     // In the order of the document: what is new is there before what is in it is looked at.
     for (const want of page.querySelectorAll("body,body [id]")) {
       const id = want === page.body ? "" : idOf(want);
@@ -88,5 +88,5 @@ export const swap = (html) => {
     served = page;
     touched = new Map();
   }
-  return position;
+  return said;
 };

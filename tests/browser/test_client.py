@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from afterload.testing import FaultProxy
 from tests.browser.driver import Page
 from tests.browser.fixtures import Console
 from tests.servers.process import Server, Servers, wait_until
-from tests.servers.relay import Relay
 
 pytestmark = pytest.mark.server
 
@@ -268,16 +268,16 @@ def test_a_private_loop_starts_anew_after_the_server_was_killed(server: Server, 
 
 
 def test_offline_and_online(server: Server, page: Page) -> None:
-    with Relay(server.port) as relay:
-        page.goto(relay.url + "/page")
+    with FaultProxy(server.port) as proxy:
+        page.goto(proxy.url + "/page")
         page.wait_for_status("live")
         seen = page.eval("afterload.position")
-        relay.unplugged = True
+        proxy.refusing = True
         page.offline(True)
-        relay.cut()  # an emulation leaves open streams alone; a cable does not
+        proxy.cut()  # an emulation leaves open streams alone; a cable does not
         page.wait_for_status("reconnecting")
         publish(server, ["text", "#count", "meanwhile"])
-        relay.unplugged = False
+        proxy.refusing = False
         page.offline(False)
         page.wait_for_status("live")
         page.wait_for_text("#count", "meanwhile")
@@ -357,10 +357,10 @@ def test_a_document_under_a_strict_policy_with_trusted_types(
 def test_a_document_whose_line_is_reset_is_not_taken_for_whole(servers: Servers, page: Page) -> None:
     """Stands for a firewall, and a proxy that is killed: to a browser that is no end, as FIN is."""
     server = servers.gunicorn("tests.browser.app:app", env={"HEARTBEAT": "0.4"})
-    with Relay(server.port) as relay:
-        page.goto(relay.url + "/document?steps=1000")
+    with FaultProxy(server.port) as proxy:
+        page.goto(proxy.url + "/document?steps=1000")
         page.wait_for_status("live")
-        assert relay.cut(reset=True)
+        assert proxy.cut(reset=True)
         if page.browser.replaces_cut_documents:
             page.wait_for("document.URL.startsWith('about:')")
         else:  # the document goes on loading, for ever; its script hears nothing but the silence

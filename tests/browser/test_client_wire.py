@@ -78,11 +78,11 @@ def test_the_first_connect_sends_the_position_the_page_was_served_with(wire: Wir
     assert live.eval("afterload.status") == "live"
 
 
-def test_a_page_without_a_position_sends_none(wire: Wire, page: Page) -> None:
+def test_a_page_without_a_position_says_so(wire: Wire, page: Page) -> None:
     wire.html = html(BODY, position="")
     page.goto(wire.url)
     page.wait_for_status("live")
-    assert wire.stream().position is None
+    assert wire.stream().position == "0"
 
 
 def test_the_position_moves_when_a_block_was_applied_and_not_before(wire: Wire, live: Page) -> None:
@@ -384,18 +384,18 @@ def test_bye_is_enough_for_the_page_to_let_go(wire: Wire, live: Page) -> None:
 
 def test_the_wait_is_random_from_nothing_to_the_servers_retry_and_doubles(wire: Wire, live: Page) -> None:
     live.run(
-        "Math.random = () => 1; window.waits = []; const set = setTimeout;"
-        "window.setTimeout = (f, ms) => { waits.push(ms); return set(f, 10) }"
-    )
+        "Math.random = () => 0.9; window.waits = []; const set = setTimeout;"
+        "window.setTimeout = (f, ms) => set(f, ms % 5000 ? (waits.push(Math.round(ms)), 10) : ms)"
+    )  # the others are how long a wire is given
     wire.greeting = lambda asked: hello(retry=700)
     wire.answers["stream"] = [(503, HTML, "")] * 7
     wire.stream().cut()
     wire.stream(9)
     live.wait_for_status("live")
-    assert live.eval("waits") == [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
+    assert live.eval("waits") == [450, 900, 1800, 3600, 7200, 14400, 27000, 27000]
     wire.stream(9).cut()
     wire.stream(10)
-    assert live.eval("waits.slice(8)") == [700]
+    assert live.eval("waits.slice(8)") == [630]
 
 
 def test_silence_for_two_and_a_half_heartbeats_is_a_dead_line(wire: Wire, live: Page) -> None:
@@ -529,6 +529,23 @@ def test_a_failed_loop_that_began_anew_and_was_done_is_ended(wire: Wire, page: P
         block("end", {"channel": "b", "status": "done", "message": ""}),
     )
     page.wait_for_status("ended")
+
+
+def test_a_state_that_comes_behind_the_end_that_failed_changes_nothing_of_that(
+    wire: Wire, page: Page
+) -> None:
+    """Stands for a page that comes late: it is told of the ends, and then given the states."""
+    wire.greeting = lambda asked: hello("a", "b")
+    page.goto(wire.url)
+    page.wait_for_status("live")
+    wire.stream().send(
+        block("end", {"channel": "a", "status": "failed", "message": "It broke."}),
+        block("snapshot", [["a", 4, [["text", "#count", "4"]]], ["b", 2, []]], id="p.4"),
+        patch(["text", "#count", "5"], seq=5),
+        block("end", {"channel": "b", "status": "done", "message": ""}),
+    )
+    page.wait_for_status("failed")
+    assert page.text("#count") == "5"
 
 
 def test_close_ends_at_once_and_open_begins_again(wire: Wire, page: Page) -> None:
@@ -1168,13 +1185,15 @@ def test_a_redirect_to_another_page_of_ours_is_denied_too(wire: Wire, live: Page
 
 
 def test_a_server_that_says_refresh_for_ever_is_asked_less_and_less(wire: Wire, live: Page) -> None:
-    live.run("Math.random = () => 1; window.waits = []; const set = setTimeout;"
-             "window.setTimeout = (f, ms) => { waits.push(ms); return set(f, 10) }")  # fmt: skip
+    live.run(
+        "Math.random = () => 0.9; window.waits = []; const set = setTimeout;"
+        "window.setTimeout = (f, ms) => set(f, ms % 5000 ? (waits.push(Math.round(ms)), 10) : ms)"
+    )
     wire.greeting = lambda asked: hello() + refresh()
     wire.stream().cut()
     wire.stream(5)
     live.wait_for("waits.length >= 5")  # the server has the request before the page has its answer
-    assert live.eval("waits.slice(1, 5)") == [500, 1000, 2000, 4000]
+    assert live.eval("waits.slice(1, 5)") == [450, 900, 1800, 3600]
 
 
 def test_close_and_a_hidden_tab_stop_a_refresh(wire: Wire, live: Page) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from afterload.testing import FaultProxy
 from afterload.wire.sse import Decoder, Event
 from tests.browser.driver import Page
 from tests.browser.test_hostile import SHOWN
 from tests.servers.process import Server, Servers
-from tests.servers.relay import Relay
 
 pytestmark = pytest.mark.server
 
@@ -55,15 +55,15 @@ def test_each_viewer_of_the_spinner_counts_from_0_and_goes_on_after_a_cut(
     demo: Server, open_page: Callable[[], Page]
 ) -> None:
     first, second = open_page(), open_page()
-    with Relay(demo.port) as relay:
-        first.goto(relay.url + "/spinner")
+    with FaultProxy(demo.port) as proxy:
+        first.goto(proxy.url + "/spinner")
         first.wait_for(counting("#data", 20))
         second.goto(demo.url + "/spinner")
         second.wait_for_status("live")
         assert number(second, "#data") < 20
         first.run(WATCH)
         at = number(first, "#data")
-        assert relay.cut()
+        assert proxy.cut()
         first.wait_for_status("reconnecting")
         first.wait_for_status("live")
         first.wait_for(counting("#data", at + 10))
@@ -73,13 +73,13 @@ def test_each_viewer_of_the_spinner_counts_from_0_and_goes_on_after_a_cut(
 
 
 def test_a_page_written_by_hand_is_back_by_itself_and_goes_on(demo: Server, page: Page) -> None:
-    with Relay(demo.port) as relay:
-        page.goto(relay.url + "/bare")
+    with FaultProxy(demo.port) as proxy:
+        page.goto(proxy.url + "/bare")
         page.wait_for(counting("#data", 10))
         assert page.eval("document.querySelector('script[src]')") is None
         page.run(WATCH + "window.opened = 0; source.onopen = () => opened++")
         at = number(page, "#data")
-        assert relay.cut()
+        assert proxy.cut()
         page.wait_for("opened", timeout=15)
         page.wait_for(counting("#data", at + 10))
         assert_went_on(page, at)
@@ -233,11 +233,11 @@ def test_the_document_shows_its_progress_without_scripts(demo: Server, scriptles
 
 
 def test_a_document_that_is_cut_says_so(demo: Server, page: Page) -> None:
-    with Relay(demo.port) as relay:
+    with FaultProxy(demo.port) as proxy:
         for path in ("/hello", "/template"):
-            page.goto(relay.url + path)
+            page.goto(proxy.url + path)
             page.wait_for_status("live")
-            assert relay.cut()
+            assert proxy.cut()
             page.wait_for_status("interrupted")
     page.goto(demo.url + "/hello")
     page.wait_for_status("live")

@@ -7,9 +7,9 @@ import urllib.request
 import pytest
 
 from afterload.runs import FAILED
+from afterload.testing import FaultProxy
 from tests.browser.driver import Page
 from tests.servers.process import Server, Servers
-from tests.servers.relay import Relay
 
 pytestmark = pytest.mark.server
 
@@ -67,10 +67,10 @@ def test_a_reader_sees_that_it_has_failed(server: Server, page: Page) -> None:
 
 
 def test_a_reader_sees_that_it_was_cut(server: Server, page: Page) -> None:
-    with Relay(server.port) as relay:
-        page.goto(relay.url + "/steps")
+    with FaultProxy(server.port) as proxy:
+        page.goto(proxy.url + "/steps")
         page.wait_for_status("live")
-        relay.cut()
+        proxy.cut()
         page.wait_for_status("interrupted")
         assert page.eval(NOTICE) == "The connection was lost. Load this page again."
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from afterload.testing import FaultProxy
 from tests.browser.driver import Page
 from tests.browser.test_hostile import SHOWN
 from tests.servers.process import Server, Servers
-from tests.servers.relay import Relay
 
 pytestmark = pytest.mark.server
 
@@ -119,12 +119,12 @@ def test_a_page_of_channels_that_was_cut_is_loaded_again(server: Server, scriptl
     def publish(news: str) -> None:
         urllib.request.urlopen(server.url + "/news", data=news.encode(), timeout=10).close()
 
-    with Relay(server.port) as relay:
-        scriptless_page.goto(relay.url + "/channel")
+    with FaultProxy(server.port) as proxy:
+        scriptless_page.goto(proxy.url + "/channel")
         scriptless_page.wait_for("document.querySelector('#af-more')")
         publish("one")
         wait_shown(scriptless_page, "head", "one")
-        relay.cut()
+        proxy.cut()
         publish("two")
         wait_shown(scriptless_page, "head", "two", timeout=20)
         publish("three")
@@ -133,12 +133,12 @@ def test_a_page_of_channels_that_was_cut_is_loaded_again(server: Server, scriptl
 
 def test_a_page_of_its_own_that_was_cut_does_not_look_complete(server: Server, scriptless_page: Page) -> None:
     page = scriptless_page
-    with Relay(server.port) as relay:
-        page.goto(relay.url + "/steps")
+    with FaultProxy(server.port) as proxy:
+        page.goto(proxy.url + "/steps")
         page.wait_for("document.querySelector('#af-more')")
         go(server)
         wait_shown(page, "head", "one <b>")
-        relay.cut()
+        proxy.cut()
         page.wait_for("document.readyState === 'complete'")
         assert is_displayed(page, "#af-more")
 
