@@ -8,14 +8,17 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from afterload import patch as p
 from afterload.log import Answer, End, Log, Message, Patches, Refresh, Reset, Snapshot
+from afterload.paint import Paint
 from afterload.patch import Patch
+from afterload.state import ids_in
 from tests.document import Document, Element, parse
 
 TOPICS = ("news", "stock")  # published to by the application, whose views render what is
+SOURCE = "stock"  # the one that the application can say the state of
 RUNS = ("clock", "work")  # written by a loop, of which views know nothing
 NAMES = (*TOPICS, *RUNS)
 
@@ -51,19 +54,51 @@ BOUNDED = (0, 2, 4, 5, 6, 7, 10, 11)
 
 
 class Open:
-    """An open page: what a client does with the blocks of an answer, in the words of docs/wire.md."""
+    """An open page: what a client does with the blocks of an answer, in the words of docs/wire.md.
 
-    def __init__(self, names: tuple[str, ...], world: World) -> None:
+    Args:
+        paints: its template shows the state of what it follows, where that can be.
+        meanwhile: what happens while it is made.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], world: World, paints: bool = False, meanwhile: list[Step] | None = None
+    ) -> None:
         self.names = names
-        self.load(world)
+        self.paints = paints
+        self.load(world, meanwhile or [])
 
-    def load(self, world: World) -> None:
-        self.served = {name: world.rendered(name) for name in self.names}
+    def load(self, world: World, meanwhile: list[Step], heals: bool = False) -> None:
+        at = world.log.head
+        bases = {SOURCE: world.base()}
+        for name, kinds, n in meanwhile:
+            world.publish_to(name, kinds, n)
+        self.served: dict[str, str] = {}
+        self.listed: set[str] = set()
+        painted: set[str] = set()
+        for name in self.names:
+            if not self.paints or name == "news" or (heals and name in RUNS):
+                self.served[name] = world.rendered(name)
+                continue
+            if name == SOURCE and not world.log.present(name).complete:
+                self.restored(world, name, at, bases[name])
+            found = Paint(name, world.log.present(name).parts, at)
+            self.served[name] = painting(name, found)
+            if found.is_touched:
+                self.listed.add(name)
+                painted |= {name} - {name for _ in found.unpainted(ids_in(self.served[name]))}
         self.shown = Document("".join(self.served.values()))
-        self.position = (world.log.epoch, world.log.head, True)
+        self.position = (world.log.epoch, at, True)
+        self.painted = frozenset(painted)
         self.seqs: dict[str, int] = {}
         self.ended: set[str] = set()
         self.texts = [""]
+
+    @staticmethod
+    def restored(world: World, name: str, at: int, base: Patch) -> None:
+        if not world.log.restore(name, at, [base]):
+            # too much has come since: once more
+            assert world.log.restore(name, world.log.head, [world.base()])
 
     def restore(self, name: str) -> None:
         [fresh] = parse(self.served[name])
@@ -75,13 +110,26 @@ class Open:
         epoch, at, rendered = self.position
         known = epoch == log.epoch
         self.ended = set()  # `hello` names the channels that are open
-        return log.connect(self.names, at if known else None, rendered=known and rendered, foreign=not known)
+        return log.connect(
+            self.names,
+            at if known else None,
+            rendered=known and rendered,
+            foreign=not known,
+            painted=self.painted if known and rendered else (),
+        )
+
+    def lacks(self, log: Log) -> list[str]:
+        epoch, at, rendered = self.position
+        known = epoch == log.epoch
+        return log.lacks(self.names, at if known else None, rendered=known and rendered, foreign=not known)
 
     def take(self, answer: Answer, steps: int, log: Log) -> bool:
         """Applies so many steps; whether it has to fetch itself."""
         for step in answer.steps[:steps]:
             for item in step.items:
-                if isinstance(item, Refresh):
+                # what was painted cannot be put back to what it was without it
+                painted = isinstance(item, Snapshot | Reset) and item.channel in self.listed
+                if isinstance(item, Refresh) or painted:
                     return True
                 self.item(item)
             if step.offset is not None:
@@ -112,6 +160,33 @@ class Open:
     def apply(self, patches: Any) -> None:
         for patch in patches:
             self.shown.apply(patch)
+
+
+Step = tuple[str, list[int], int]
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(NAMES), st.lists(st.integers(0, 11), min_size=1, max_size=3), st.integers(1, 4)
+    ),
+    max_size=4,
+)
+
+
+def painting(name: str, found: Paint) -> str:
+    """A page's part for a channel, as its template makes it of the channel's state."""
+
+    def content(part: str, default: str) -> str:
+        return str(escape(found.get(f"#{name}{part}", Markup(default))))
+
+    title = found.attr(f"#{name}-text", "title")
+    attributes = "" if title is None else f' title="{title}"'
+    if found.has_class(f"#{name}-text", "odd"):
+        attributes += ' class="odd"'
+    inner = (
+        f"<p id={name}-text{attributes}>{content('-text', 'served')}</p>"
+        f"<ul id={name}-rows>{content('-rows', f'<li id={name}-r1>served</li>')}</ul>"
+        f"<p id={name}-more>{content('-more', '')}</p>"
+    )
+    return f"<div id={name}>{content('', inner) if name == SOURCE else inner}</div>"
 
 
 class World(RuleBasedStateMachine):
@@ -149,12 +224,11 @@ class World(RuleBasedStateMachine):
     def start(self) -> None:
         self.truth = {name: Document(blank(name)) for name in NAMES}
 
-    @rule(
-        name=st.sampled_from(NAMES),
-        kinds=st.lists(st.integers(0, 11), min_size=1, max_size=3),
-        n=st.integers(1, 4),
-    )
-    def publish(self, name: str, kinds: list[int], n: int) -> None:
+    @rule(step=steps.filter(bool).map(lambda found: found[0]))
+    def publish(self, step: Step) -> None:
+        self.publish_to(*step)
+
+    def publish_to(self, name: str, kinds: list[int], n: int) -> None:
         if name in RUNS and (name not in self.begun or name in self.over):
             return
         if name in RUNS:
@@ -165,6 +239,12 @@ class World(RuleBasedStateMachine):
             self.truth[name].apply(patch)
             if patch.action == "message":
                 self.said[name] = str(patch.content)
+
+    def base(self) -> Patch:
+        """What brings any page to what the application has of `SOURCE`."""
+        [element] = self.truth[SOURCE].body.children
+        assert isinstance(element, Element)
+        return p.html(f"#{SOURCE}", Markup(html(element)))
 
     @rule(name=st.sampled_from(RUNS))
     def begin(self, name: str) -> None:
@@ -187,12 +267,20 @@ class World(RuleBasedStateMachine):
     def open(self, names: set[str]) -> None:
         self.pages.append(Open(tuple(sorted(names)), self))
 
+    @rule(names=st.sets(st.sampled_from(NAMES), min_size=1, max_size=3), meanwhile=steps)
+    def open_painted(self, names: set[str], meanwhile: list[Step]) -> None:
+        # what a view shows of "news" has to be in its HTML once, so nothing comes to that meanwhile
+        self.pages.append(
+            Open(tuple(sorted(names)), self, True, [step for step in meanwhile if step[0] != "news"])
+        )
+
     @precondition(lambda self: self.pages)
     @rule(data=st.data(), steps=st.integers(0, 3))
     def cut(self, data: st.DataObject, steps: int) -> None:
         """A page connects, and is cut off after some of what it is sent."""
         page = data.draw(st.sampled_from(self.pages))
-        page.take(page.connect(self.log), steps, self.log)
+        if page.take(self.connect(page), steps, self.log):
+            page.load(self, [], heals=True)
 
     @precondition(lambda self: self.pages)
     @rule(data=st.data())
@@ -203,10 +291,10 @@ class World(RuleBasedStateMachine):
         _, at, _ = page.position
         for name in NAMES:
             if name not in self.over and (name in TOPICS or name in self.begun):
-                self.publish(name, [0, 1, 3], next(self.numbers) % 4 + 1)
+                self.publish_to(name, [0, 1, 3], next(self.numbers) % 4 + 1)
         answer = self.log.news(page.names, at)
         if page.take(answer, len(answer.steps), self.log):
-            page.load(self)
+            page.load(self, [], heals=True)
         else:
             page.position = (self.log.epoch, answer.offset, False)
         self.check(page)
@@ -233,14 +321,23 @@ class World(RuleBasedStateMachine):
         for name in page.names:
             if name in RUNS and name not in self.begun:
                 self.begin(name)  # a viewer starts the loop
-        answer = page.connect(self.log)
+        answer = self.connect(page)
         if page.take(answer, len(answer.steps), self.log):
-            page.load(self)
-            answer = page.connect(self.log)
+            page.load(self, [], heals=True)
+            answer = self.connect(page)
             assert not page.take(answer, len(answer.steps), self.log), "refresh upon refresh"
         page.position = (self.log.epoch, answer.offset, False)
         assert answer.finished == all(name in self.over for name in page.names)
         self.check(page)
+
+    def connect(self, page: Open) -> Answer:
+        if SOURCE in page.lacks(self.log):
+            at, base = self.log.head, self.base()
+            # it takes a while, and then may be too late
+            self.publish_to(SOURCE, [0, 1, 3], 1)
+            page.restored(self, SOURCE, at, base)
+            assert SOURCE not in page.lacks(self.log)
+        return page.connect(self.log)
 
     def check(self, page: Open) -> None:
         for name in page.names:

@@ -217,6 +217,15 @@ def test_a_page_gets_the_rows_of_a_list_whose_content_was_set() -> None:
     assert state.fresh(9) == [p.html("#orders", ""), p.append("#orders", "row")]
 
 
+def test_text_that_goes_on_keeps_what_it_was_added_to_from_being_set_again() -> None:
+    """The part that a page shows already is not sent once more, so what would take it away must not be."""
+    state = State()
+    state.apply(p.html("#b", Markup("<i id=c></i>")), 1)
+    state.apply(p.append_text("#c", "shown "), 2)
+    state.apply(p.append_text("#c", "already"), 3)
+    assert state.fresh(2) == [p.append_text("#c", "already")]
+
+
 def test_past_its_bounds_the_state_is_emptied_and_says_so() -> None:
     by_bytes = State(max_bytes=500)
     by_bytes.apply(p.text("#a", "x" * 501), 1)

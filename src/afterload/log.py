@@ -14,25 +14,29 @@ For each channel, by where the viewer is (`at`):
 ======================================  ===========================================================
 history reaches back to `at`            the entries themselves, merged (gap-free: effects too)
 state is unbroken since `at`            what of the state is newer than `at` (no effects)
-a run that began after `at`             reset, snapshot: the state, on the page as it was served
+anything else, and it is *complete*     reset, snapshot: the state, on the page as it was served
 as served (`rendered`), a run's         snapshot, as its page's HTML knows nothing of the run
+the same, and the page was painted      what is newer, and what stands for itself; refresh if it is older
 as served, a published topic            what is newer, and what stands for itself
 no position                             snapshot
 anything else (memory lost, too old)    refresh: the page's own HTML is the snapshot
 ======================================  ===========================================================
 
-A *run* is a channel written by one loop: complete from its beginning. A *topic* is published to by anybody,
-and what was before this log began is known only to the app's view.
+A *run* is a channel written by one loop, and so *complete* from its beginning: the state is all that a page has to get,
+as it was served. A *topic* is published to by anybody, and what was before this log began is known only to the app's
+view; it is complete since `restore` was told. A page is *painted* with a channel if its HTML was made from the state,
+and so shows everything up to its position.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from .patch import Patch
+from .errors import PatchError
+from .patch import EFFECTS, Patch
 from .state import State, compact
 from .values import short
 
@@ -115,12 +119,14 @@ class Answer:
         offset: where the viewer is afterwards.
         finished: every channel is over: nothing will follow.
         cause: why it is not the plain entries: "", "state", "snapshot" or "refresh".
+        has_news: there is more in it than ends that the viewer was told of before, and is when it connects.
     """
 
     steps: tuple[Step, ...]
     offset: int
     finished: bool
     cause: str
+    has_news: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +153,15 @@ class Channel:
 
     Attributes:
         run: written by one loop, so the state is complete from `floor`.
+        restored: the state has a base that the app has given, so it is complete as well.
         floor: the state is unbroken since this offset.
         dropped: entries up to this offset are no longer in `entries`.
         ended: offset of the end, 0 while open.
     """
 
     __slots__ = (
-        "bytes", "dropped", "ended", "entries", "floor", "message", "name", "run", "seq", "state", "status",
+        "bytes", "dropped", "ended", "entries", "floor", "message", "name", "restored", "run", "seq", "state",
+        "status",
     )  # fmt: skip
 
     def __init__(self, name: str, floor: int, state: State) -> None:
@@ -164,10 +172,31 @@ class Channel:
         self.entries: deque[Entry] = deque()
         self.bytes = 0
         self.run = False
+        self.restored = False
         self.floor = floor
         self.dropped = floor
         self.ended = 0
         self.state = state
+
+    @property
+    def complete(self) -> bool:
+        """Whether the state brings any page, as it was served, to what the channel shows."""
+        return self.run or self.restored
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What a channel shows at present; see `Log.present`.
+
+    Attributes:
+        run: a loop writes it.
+        complete: nothing is missing in it.
+        parts: of its state; see `State.parts`.
+    """
+
+    run: bool
+    complete: bool
+    parts: Sequence[tuple[int, Patch]]
 
 
 class Log:
@@ -238,7 +267,7 @@ class Log:
         if overflowed:
             channel.state.clear()
             channel.floor = self.head
-            channel.run = False
+            channel.run = channel.restored = False
         entry = Entry(self.head, channel.seq, patches, size, overflowed)
         entries = channel.entries
         entries.append(entry)
@@ -256,6 +285,7 @@ class Log:
         new = name not in self.channels
         channel = self._channel(name)
         channel.run = True
+        channel.restored = False
         if new and not self.forgotten:
             return  # no page can show an earlier run
         self.head += 1
@@ -270,6 +300,69 @@ class Log:
         channel = self._channel(name)
         self.head += 1
         channel.status, channel.message, channel.ended = status, message, self.head
+
+    def present(self, name: str) -> Present:
+        """What a channel shows at present."""
+        channel = self.channels.get(name)
+        if channel is None:
+            return Present(False, False, ())
+        return Present(channel.run, channel.complete, channel.state.parts())
+
+    def lacks(
+        self, names: Sequence[str], at: int | None, *, rendered: bool = False, foreign: bool = False
+    ) -> list[str]:
+        """Which of these channels have no state for a viewer that connects; see `connect`, and `restore`."""
+        if at is not None and at > self.head:
+            at, foreign = None, True
+        return [
+            name for name in names if self._is_lacking(*self._plan(name, at, rendered, foreign, False), at)
+        ]
+
+    @staticmethod
+    def _is_lacking(plan: str, channel: Channel | None, at: int | None) -> bool:
+        return plan == "refresh" or (at is None and (channel is None or not channel.complete))
+
+    def restore(self, name: str, at: int, patches: Iterable[Patch]) -> bool:
+        """Gives the state of a channel a base: what brings pages, as they were served, to what it shows.
+
+        Nothing, if it is complete already.
+
+        Args:
+            name: of the channel; it is made if it is new.
+            at: where the log was before the base was made, or earlier: what was added since is added to it.
+            patches: the base.
+
+        Returns:
+            False if what was added since is not all remembered, so that it has to be made once more.
+
+        Raises:
+            PatchError: it is more than a state may hold, or has effects.
+        """
+        channel = self._channel(name)
+        if channel.complete:
+            return True
+        if not channel.dropped <= at <= self.head:
+            return False
+        state = State(self.state_bytes, self.state_cells)
+        base = list(patches)
+        newer = [
+            (entry.offset, patch) for entry in channel.entries if entry.offset > at for patch in entry.patches
+        ]
+        for offset, patch in [*((at, patch) for patch in base), *newer]:
+            state.apply(patch, offset)
+            if state.overflowed:
+                raise PatchError(
+                    f"the snapshot of {name!r} is more than {self.state_bytes} bytes or {self.state_cells} patches: "
+                    "bring less to the page, or raise state_bytes and state_cells"
+                )
+        for patch in base:
+            if patch.action in EFFECTS:
+                raise PatchError(
+                    f"the snapshot of {name!r} is to be state, and {patch.action!r} is an effect",
+                    action=patch.action,
+                )
+        channel.state, channel.floor, channel.restored = state, at, True
+        return True
 
     def trim(self, in_use: Iterable[str]) -> None:
         """Forgets the channels longest unpublished, beyond `max_channels`; those in use are kept."""
@@ -288,7 +381,13 @@ class Log:
         return bool(channels) and all(c is not None and c.ended and c.ended <= at for c in channels)
 
     def connect(
-        self, names: Sequence[str], at: int | None, *, rendered: bool = False, foreign: bool = False
+        self,
+        names: Sequence[str],
+        at: int | None,
+        *,
+        rendered: bool = False,
+        foreign: bool = False,
+        painted: Collection[str] = (),
     ) -> Answer:
         """What a viewer that connects gets first.
 
@@ -297,15 +396,16 @@ class Log:
             at: its position in this log, or None.
             rendered: its page was served at that position and has had nothing since.
             foreign: it has a position, but of another log: its page shows something unknown.
+            painted: the channels that its page, as served at that position, shows everything of.
         """
         if at is not None and at > self.head:
             at, foreign = None, True
-        plans = [self._plan(name, at, rendered, foreign) for name in names]
+        plans = [self._plan(name, at, rendered, foreign, name in painted) for name in names]
         return self._answer(names, plans, self.head if at is None else at, connecting=True)
 
     def news(self, names: Sequence[str], at: int) -> Answer:
         """What a connected viewer that has everything up to `at` gets next."""
-        plans = [self._plan(name, at, False, False) for name in names]
+        plans = [self._plan(name, at, False, False, False) for name in names]
         return self._answer(names, plans, at, connecting=False)
 
     def news_key(self, names: Sequence[str], at: int) -> tuple[object, ...] | None:
@@ -326,22 +426,28 @@ class Log:
                 key.append((name, first, channel.entries[-1].offset))
         return tuple(key)
 
-    def _plan(self, name: str, at: int | None, rendered: bool, foreign: bool) -> tuple[str, Channel | None]:
+    def _plan(
+        self, name: str, at: int | None, rendered: bool, foreign: bool, painted: bool
+    ) -> tuple[str, Channel | None]:
         channel = self.channels.get(name)
         if channel is None:
             known = at is not None and at >= self.forgotten
             return ("refresh" if foreign or (at is not None and not known) else "nothing"), None
+        anew = "reset" if channel.complete else "refresh"
         if at is None:
-            return (("reset" if channel.run else "refresh") if foreign else "snapshot"), channel
+            return (anew if foreign else "snapshot"), channel
+        if rendered and painted:
+            # Its own HTML has what an earlier run has brought, so that cannot be put back.
+            return ("fresh" if at >= channel.floor else "refresh"), channel
         if rendered and channel.run:
             return "snapshot", channel
         if rendered:
-            return ("fresh" if at >= channel.floor else "refresh"), channel
+            return ("fresh" if at >= channel.floor else anew), channel
         if at >= channel.dropped:
             return "entries", channel
         if at >= channel.floor:
             return "state", channel
-        return ("reset" if channel.run else "refresh"), channel
+        return anew, channel
 
     def _answer(
         self, names: Sequence[str], plans: list[tuple[str, Channel | None]], at: int, *, connecting: bool
@@ -361,17 +467,20 @@ class Log:
             steps.append(Step((Refresh(),), None))
             steps += [Step(items, None) for items in _messages(channels)]
         elif kinds <= {"entries", "nothing"}:
-            if ends and not finished:
-                steps.append(Step(tuple(ends), None))
             steps += _replay(channels, at)
         else:
-            if ends and not finished:
-                steps.append(Step(tuple(ends), None))
             cause = "snapshot" if kinds & {"snapshot", "reset"} else "state"
             steps += self._states(plans, at, cap)
-        if finished and ends:
+        told = all(
+            kind in ("entries", "state") and channel.ended <= at
+            for kind, channel in plans
+            if channel is not None and channel.ended
+        )
+        has_news = bool(steps) or finished or not told
+        if ends and (finished or cause != "refresh"):
+            # Behind what the channel has left: how it ended is the last that is said of it.
             steps.append(Step(tuple(ends), self.head))
-        return Answer(tuple(steps), self.head, finished, cause)
+        return Answer(tuple(steps), self.head, finished, cause, has_news)
 
     def _states(self, plans: list[tuple[str, Channel | None]], at: int, cap: int) -> list[Step]:
         snapshots: list[Item] = []

@@ -27,14 +27,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from html import unescape
 from html.parser import HTMLParser
+from typing import Any
 
 from .patch import EFFECTS, Patch
 
 KEPT_MAX = 200
 _PIECES = frozenset({"append", "prepend", "append_text"})
-_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
 _ID = re.compile(r"""id\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'=<>`]+))""", re.IGNORECASE)
 _OVERHEAD = 64  # bytes a patch costs beside its target and content
 
@@ -60,6 +62,11 @@ class _Op:
         self.root: str | None = None
         self.base: Hashable | None = None
 
+    @property
+    def begins(self) -> int:
+        """The offset of the first of its parts."""
+        return self.parts[0][0] if self.parts else self.offset
+
     def whole(self) -> Patch:
         return self._joined(part for _, part in self.parts) if self.parts else self.patch
 
@@ -68,6 +75,21 @@ class _Op:
 
     def _joined(self, parts: Iterable[str]) -> Patch:
         return Patch(self.patch.action, self.patch.target, "".join(parts), self.patch.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A patch of a state, for those who look into it.
+
+    Attributes:
+        patch: of merged text, its first part.
+        parts: what it brings, each with its offset; of merged text there are several.
+        again: `fresh` sends all of it, whatever the page shows of it.
+    """
+
+    patch: Patch
+    parts: tuple[tuple[int, Any], ...]
+    again: bool
 
 
 class _Content:
@@ -201,7 +223,7 @@ class State:
         pieces_behind = False
         brought: set[str] = set()
         for key, op in reversed(self._ops.items()):
-            if op.offset > offset:
+            if op.begins > offset:
                 continue
             if isinstance(key, int):
                 # It has looked at the page as it was then: what is before it stays as it is.
@@ -217,6 +239,32 @@ class State:
             else:
                 alone.add(key)
         return alone, left
+
+    def parts(self) -> list[tuple[int, Patch]]:
+        """All of it, each with its offset, and merged text in its parts: applied to an empty state, the same state."""
+        found: list[tuple[int, Patch]] = []
+        for op in self._ops.values():
+            if op.parts:
+                found += [
+                    (at, Patch(op.patch.action, op.patch.target, part, op.patch.options))
+                    for at, part in op.parts
+                ]
+            else:
+                found.append((op.offset, op.patch))
+        return found
+
+    def held(self, offset: int) -> list[Held]:
+        """All of it but plain strings, with what `fresh` would do for a page that shows what is up to an offset."""
+        alone = self._alone(offset)
+        return [
+            Held(
+                op.patch,
+                ((op.offset, op.patch.content),) if op.parts is None else tuple(op.parts),
+                key in alone or op.base in alone,
+            )
+            for key, op in self._ops.items()
+            if key != "message"
+        ]
 
     @property
     def message(self) -> str | None:
@@ -392,7 +440,7 @@ class _Roots(HTMLParser):
             self.nodes += 1
             if self.nodes == 1:
                 self.id = dict(attrs).get("id")
-        if tag not in _VOID:
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -18,37 +18,52 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import json
 import logging
 import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from flask import Flask, Response, current_app, make_response, render_template, request, url_for
+from flask import (
+    Flask,
+    Response,
+    current_app,
+    has_request_context,
+    make_response,
+    render_template,
+    request,
+    url_for,
+)
 from markupsafe import Markup
-from werkzeug.exceptions import Forbidden
+from werkzeug.exceptions import Forbidden, HTTPException, NotFound
 
 from .. import live as core
-from ..errors import LoopError, SettingError
+from ..errors import JobError, LoopError, SettingError
 from ..hub.rendezvous import default_namespace
 from ..hub.thread import HubThread
+from ..jobs import Job
+from ..loops import SharedLoop
 from ..negotiate import Request, latin1_to_utf8, negotiate
 from ..noscript import Shown
-from ..page import Page
+from ..page import Page, followed
+from ..paint import Paint
 from ..position import Position
 from ..settings import Settings, checked
 from ..wire import document
 from ..wsgi import HEAD, Middleware
 from . import rendering, streamed
-from .rendering import Rendering, name_of
+from .rendering import PAINTED, Painted, Rendering, name_of
 from .responses import Document, Events, Template, written
 
 if TYPE_CHECKING:
     import jinja2
+    from werkzeug.routing import MapAdapter
 
 __all__ = ["Live"]
 
@@ -82,7 +97,7 @@ class Live(core.Live):
         self._app: Flask | None = None
         self._namespace = ""
         self._shares = False
-        self._unfollowed: set[str] = set()  # templates that were warned of
+        self._warned: set[tuple[str, ...]] = set()  # templates, and what of them
         self._warning = threading.Lock()
         if app is not None:
             self.init_app(app)
@@ -118,9 +133,11 @@ class Live(core.Live):
         any_host: dict[str, Any] = {"host": "<afterload_host>"} if app.url_map.host_matching else {}
         app.add_url_rule(PATH, ENDPOINT, _client, **any_host)
         app.jinja_env.globals.update(
-            live_client=self.client, live_updates=self.updates, live_patch=self.patch
+            live_client=self.client, live_updates=self.updates, live_patch=self.patch, live_state=self.state
         )
+        app.jinja_env.globals.setdefault("live", self)
         self._carried = streamed.Carried(app)
+        app.create_url_adapter = _routing_pages(app.create_url_adapter)  # type: ignore[method-assign]
         app.wsgi_app = Middleware(app.wsgi_app, self)  # type: ignore[method-assign]
         self.attend()
 
@@ -164,6 +181,7 @@ class Live(core.Live):
         into: str | None = None,
         restart: bool = True,
         away: str = "pause",
+        owner: str = "",
         **context: Any,
     ) -> Response:
         """Answers a view: the page, or its stream, on one URL.
@@ -188,6 +206,7 @@ class Live(core.Live):
             restart: a private loop that is gone, as after a restart of the server, begins anew; if False, its
                 page is told that it is lost.
             away: "pause" a private loop while its viewer is away, or let it "run"; for `linger` seconds.
+            owner: whom the page belongs to, such as the id of who is logged in; for `revoke`.
             **context: for the template, under any name but those above.
 
         Raises:
@@ -207,18 +226,51 @@ class Live(core.Live):
             ...             live.sleep(1)
             ...     return live.page("index.html", count(), title="Counting")
         """
-        page = self.follow(sources, into, restart, away)
+        page = self.follow(sources, into, restart, away, owner)
         head = self._head()
         wanted = _negotiate()
         response: Response
         if wanted.wire == "html":
             page.close()
             # A private loop begins with its stream, so its page has no position.
-            response = self._html("" if page.source is not None else str(head), template, context)
+            response = self._html(page, head, template, context)
         else:
             response = self._stream(page, wanted)
         response.vary.add("Accept")
         return response
+
+    def job(self, id: str | None = None) -> Job:
+        """A job, of whichever process of the app; or without an id, the job that this is called in.
+
+        In a view, a job that is unknown is answered with 404. A page that is open already, and whose job was lost with
+        its process, is told so instead.
+
+        Args:
+            id: as of `Job.id`; one that a request has brought need not be checked before.
+
+        Raises:
+            JobError: there is no such job, or it has ended longer ago than `loop_retention`. In a request it is a
+                `werkzeug.exceptions.NotFound` as well.
+            LoopError: no id is given, and this is no job, or a thread that a job has started.
+            HubError: the hub cannot be asked.
+
+        Example:
+            >>> from flask import Flask
+            >>> app = Flask(__name__)
+            >>> live = Live(app)
+            >>> @app.get("/imports/<id>")
+            ... def follow_import(id):
+            ...     return live.page("import.html", live.job(id))
+        """
+        if id is None or not has_request_context():
+            return super().job(id)
+        wanted = _negotiate()
+        if wanted.wire != "html" and (wanted.position is not None or wanted.bad_position):
+            return self.find_gone(str(id))
+        try:
+            return super().job(id)
+        except JobError as error:
+            raise _NoJobError(error.id) from error
 
     def client(self, nonce: str | None = None) -> Markup:
         """The script element that makes a page follow; ``{{ live_client() }}`` in templates.
@@ -233,14 +285,59 @@ class Live(core.Live):
             "page",
             "live_client() is for templates that live.page() renders; elsewhere it has nothing to follow",
         )
-        page.has_client = True
         values: dict[str, Any] = {"v": _script()[1]}
         if self._connected().url_map.host_matching:
             values["afterload_host"] = request.host
         extra = Markup(' nonce="{}"').format(nonce) if nonce else ""
-        return Markup('<script src="{}" data-position="{}" async{}></script>').format(
+        script = Markup('<script src="{}" data-position="{}" async{}></script>').format(
             url_for(ENDPOINT, **values), page.position, extra
         )
+        page.scripts.append(str(script))
+        return script
+
+    def state(self, channel: str | SharedLoop | Job) -> Paint:
+        """What a channel shows at present, for the page that a view makes: ``{{ live.state("orders")["#count"] }}``.
+
+        In a template, or in a view, so that a page is right in its HTML, whenever it is opened. What is given is a
+        mapping of ``#id`` to the content of the element: text, which the template escapes, or `Markup`, with all that
+        was added. ``.get("#rows", default)`` says what the element would show else. The page's stream goes on from
+        there, and nothing is shown twice.
+
+        Use it for all that an element contains, and for all elements that the channel adds to. In templates it is
+        ``live_state`` as well. Outside of a request it is what `live.Live.state` gives.
+
+        Args:
+            channel: a shared loop, a job, or a channel's name; in a template, one that the page follows.
+
+        Raises:
+            LoopError: as of `live.Live.state`; or the page does not follow the channel.
+            HubError: as of `publish`.
+            Exception: what the channel's snapshot source raises.
+
+        Example:
+            >>> from flask import Flask
+            >>> app = Flask(__name__)
+            >>> live = Live(app)
+            >>> _ = live.publish("orders", {"#count": 12})
+            >>> with app.app_context():
+            ...     live.state("orders").get("#count", 0)
+            '12'
+        """
+        name = followed(channel)
+        if not rendering.follows(name) or not self._has_position():
+            return super().state(name)
+        painted: dict[str, Painted] = request.environ.setdefault(PAINTED, {})
+        if name not in painted:
+            at, present = self._present(name, request.environ[HEAD])
+            # A page that fetches itself is brought to what its loops show by its stream, a moment later.
+            parts = () if present.run and "Last-Event-ID" in request.headers else present.parts
+            paint = Paint(name, parts, at)
+            painted[name] = Painted(paint if present.run else self._showable(paint), present.run)
+        return painted[name].paint
+
+    def _has_position(self) -> bool:
+        """Whether this is in a request to this object's app, and it came by `Middleware`."""
+        return has_request_context() and current_app == self._app and HEAD in request.environ
 
     def document(
         self,
@@ -248,6 +345,7 @@ class Live(core.Live):
         /,
         *sources: Any,
         into: str | None = None,
+        owner: str = "",
         **context: Any,
     ) -> Response:
         """Answers a view with a document that goes on updating itself: one response, no second request.
@@ -263,6 +361,7 @@ class Live(core.Live):
             template: as of `page`.
             *sources: as of `page`.
             into: as of `page`.
+            owner: as of `page`.
             **context: for the template, under any name but those above.
 
         Raises:
@@ -281,16 +380,17 @@ class Live(core.Live):
             ...             live.sleep(1)
             ...     return live.document("hello.html", letters())
         """
-        page = self.follow(sources, into)
+        page = self.follow(sources, into, owner=owner)
         head = self._head()
         wanted = _negotiate()
         response: Response
         if wanted.wire == "html":
-            rendered = Rendering("document")
+            rendered = Rendering("document", channels=page.channels)
             try:
                 with rendered.entered():
                     html = make_response(render_template(template, **context)).get_data(as_text=True)
                 before, behind = rendered.split(html, template)
+                head = _position(page, head, html, template)
             except BaseException:
                 page.close()
                 raise
@@ -376,21 +476,58 @@ class Live(core.Live):
         """
         return rendering.patch(*things)
 
-    def _html(self, position: str, template: Any, context: dict[str, Any]) -> Response:
-        page = Rendering("page", position)
-        with page.entered():
+    def _html(self, page: Page, head: Position, template: Any, context: dict[str, Any]) -> Response:
+        # A private loop begins with its stream, so its page has no position.
+        position = "" if page.source is not None else str(head)
+        rendered = Rendering("page", position, page.channels)
+        with rendered.entered():
             response = make_response(render_template(template, **context))
-        if not page.has_client and b"EventSource" not in response.get_data():
+        if painted := _painted(page):
+            self._say_painted(response, rendered, head, painted, template)
+        if not rendered.scripts and b"EventSource" not in response.get_data():
             self._warn_of(template)
         response.headers["Cache-Control"] = "private, no-cache"
         return response
 
+    def _say_painted(
+        self, response: Response, rendered: Rendering, head: Position, painted: list[Painted], template: Any
+    ) -> None:
+        """Has the script of a page say what its HTML shows; that is known only now that it is made."""
+        html = response.get_data(as_text=True)
+        whole, lacking = rendering.shown(painted, html)
+        for channel, missing in lacking.items():
+            if self._is_first(name_of(template), channel):
+                logger.warning(
+                    "afterload: %r shows some of what the loop %r has brought, but not %s; so its pages fetch "
+                    "themselves once more. Show that from live.state(%r) as well, or nothing of it",
+                    name_of(template),
+                    channel,
+                    ", ".join(missing),
+                    channel,
+                )
+        said = Markup('data-position="{}" data-painted="{}"').format(
+            head.with_painted(rendered.channels, whole), json.dumps([one.paint.channel for one in painted])
+        )
+        for script in dict.fromkeys(rendered.scripts):
+            if script not in html:
+                raise LoopError(
+                    f"{name_of(template)!r} shows a state, so its script has to say so; but what live_client() has "
+                    "returned is not in the page as it was"
+                )
+            html = html.replace(script, script.replace(f'data-position="{rendered.position}"', said))
+        response.set_data(html)
+
+    def _is_first(self, *what: str) -> bool:
+        with self._warning:
+            if what in self._warned:
+                return False
+            self._warned.add(what)
+            return True
+
     def _warn_of(self, template: Any) -> None:
         name = name_of(template)
-        with self._warning:
-            if name in self._unfollowed:
-                return
-            self._unfollowed.add(name)
+        if not self._is_first(name):
+            return
         logger.warning(
             "afterload: %r has neither {{ live_client() }} nor an EventSource, so pages made from it do not "
             "follow, unless a script of their own does",
@@ -416,19 +553,75 @@ class Live(core.Live):
             raise Forbidden("This stream is for pages of its own site.")
         if wanted.close:
             self.leave(wanted.position)
-        if wanted.close or self.is_over(page, wanted.position):
+        # A poll is told of the ends, as its 204 says something else.
+        if wanted.close or (wanted.wire != "poll" and self.is_over(page, wanted.position)):
             page.close()
             return current_app.response_class(status=204, headers={"Cache-Control": "no-store"})
         return written(Events(self, page, wanted))
 
 
+class _NoJobError(JobError, NotFound):
+    """A view that asks for a job that there is not is answered with 404."""
+
+    def __init__(self, id: str) -> None:
+        NotFound.__init__(self, "There is no such job, or it is not remembered any more.")
+        self.id = id
+
+    __str__ = JobError.__str__
+
+
 _named: weakref.WeakValueDictionary[str, Live] = weakref.WeakValueDictionary()  # those that serve
+
+
+def _routing_pages(create: Callable[..., MapAdapter | None]) -> Callable[..., MapAdapter | None]:
+    """Has a request to open a WebSocket found a page's view, which Flask refuses, unless there is a WebSocket's route.
+
+    The header is left where it is: what else is around the app or in it may have WebSockets of its own.
+    """
+
+    def create_url_adapter(request: Any) -> MapAdapter | None:
+        adapter = create(request)
+        if adapter is not None and adapter.websocket and not _is_websockets(adapter):
+            adapter.websocket = False
+            adapter.url_scheme = "https" if adapter.url_scheme == "wss" else "http"
+        return adapter
+
+    return create_url_adapter
+
+
+def _is_websockets(adapter: MapAdapter) -> bool:
+    try:
+        rule, _ = adapter.match(return_rule=True)
+    except HTTPException:
+        return False
+    return rule.websocket
 
 
 def _namespace_of(app: Flask) -> str:
     """The namespace of an app that names none."""
     name = checked("namespace", os.environ.get("AFTERLOAD_NAMESPACE", ""), str)
     return name or default_namespace(app.name, app.root_path)
+
+
+def _painted(page: Page) -> list[Painted]:
+    """The channels of a page of whose states this request has shown something."""
+    found: dict[str, Painted] = request.environ.get(PAINTED, {})
+    return [one for name, one in found.items() if name in page.channels and one.paint.is_touched]
+
+
+def _position(page: Page, head: Position, html: str, template: Any) -> Position:
+    """That of a document, which goes on from what is in it.
+
+    Raises:
+        LoopError: it cannot.
+    """
+    whole, lacking = rendering.shown(_painted(page), html)
+    for channel, missing in lacking.items():
+        raise LoopError(
+            f"{name_of(template)!r} shows some of what the loop {channel!r} has brought, but not {', '.join(missing)}, "
+            f"and a document cannot fetch itself: show that from live.state({channel!r}) as well, or nothing of it"
+        )
+    return head.with_painted(page.channels, whole)
 
 
 def _utf8(text: str) -> bytes:

@@ -1,12 +1,15 @@
-"""A page while its template is rendered, and what it is given to call: ``live_updates()`` and ``live_patch()``."""
+"""A page while its template is rendered, and what it is given to call: ``live_updates()`` and ``live_patch()``.
+
+And what it shows of the state of its channels: `Painted`.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
@@ -14,8 +17,20 @@ from markupsafe import Markup
 from ..blocks import Hello
 from ..errors import LoopError, PatchError
 from ..log import PRIVATE, End, Patches, Step
+from ..paint import Paint
 from ..patch import patches, text
+from ..state import ids_in
 from ..wire import document
+
+PAINTED = "afterload.painted"  # in the environ: what a request has asked the state of, by name
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """A channel whose state a request has asked for; `run` says that a loop writes it."""
+
+    paint: Paint
+    run: bool
 
 
 @dataclass
@@ -25,7 +40,8 @@ class Rendering:
     Attributes:
         by: the method that renders it.
         position: of a `page`, "" if it has none.
-        has_client: ``live_client()`` was called.
+        channels: that it follows.
+        scripts: what ``live_client()`` has written.
         begun: what ``live_updates()`` has written, "" until it was called.
         nonce: what that was given.
         patched: how many blocks ``live_patch()`` has written.
@@ -33,7 +49,8 @@ class Rendering:
 
     by: str
     position: str = ""
-    has_client: bool = False
+    channels: tuple[str, ...] = ()
+    scripts: list[str] = field(default_factory=list)
     begun: str = ""
     nonce: str | None = None
     patched: int = 0
@@ -69,6 +86,34 @@ class Rendering:
 
 
 _present: ContextVar[Rendering | None] = ContextVar("afterload_rendering", default=None)
+
+
+def follows(name: str) -> bool:
+    """Whether the page that is being rendered, if there is one, goes on with what a channel shows.
+
+    Raises:
+        LoopError: it follows others.
+    """
+    rendering = _present.get()
+    if rendering is None or rendering.by == "stream_template":
+        return rendering is None
+    if name not in rendering.channels:
+        said = ", ".join(map(repr, rendering.channels)) or "a loop of its own"
+        raise LoopError(
+            f"the page follows {said}, and would show the state of {name!r} for ever as it was: name it in "
+            f"live.{rendering.by}() too"
+        )
+    return True
+
+
+def shown(painted: Iterable[Painted], html: str) -> tuple[list[str], dict[str, list[str]]]:
+    """What a page shows that was made so: the channels of which it shows all, and what it lacks of the others.
+
+    A view is expected to render what is published, from the state or otherwise. What a loop brings it cannot know.
+    """
+    ids = ids_in(html)
+    lacking = {one.paint.channel: one.paint.unpainted(ids) if one.run else [] for one in painted}
+    return [name for name, missing in lacking.items() if not missing], {n: m for n, m in lacking.items() if m}
 
 
 def present(by: str, message: str) -> Rendering:
