@@ -41,7 +41,7 @@ def last_entry(namespace: str, channel: str) -> list[Any]:
     calls = Calls(namespace, 20)
     try:
         head = calls.call("stats")["published"]
-        steps = calls.call("answer", names=[channel], at=head - 1, rendered=False)
+        steps = calls.call("answer", names=[channel], at=head - 1, rendered=False, painted=[])
     finally:
         calls.close()
     return [patch for items, _ in steps for item in items if item[0] == "patches" for patch in item[3]]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from afterload.cli.command import Output
-from afterload.cli.follow import BURST, RATE, Pace
+from afterload.cli.show import BURST, RATE, Pace
 from afterload.wire.sse import Decoder, Event
 from tests.servers.process import wait_until
 

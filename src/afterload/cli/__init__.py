@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import demo, hub, publish, run, status
+from . import demo, follow, hub, publish, run, status
 
 _OPTION = re.compile(r"--?[A-Za-z]|--$")
 
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hub.add_parser(commands)
     status.add_parser(commands)
     publish.add_parser(commands)
+    follow.add_parser(commands)
     chosen, rest = parser.parse_known_args(arguments)
     # argparse takes no more words behind an option that stands between them.
     late = getattr(chosen, "late", None)

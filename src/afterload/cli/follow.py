@@ -1,273 +1,458 @@
-"""The page of `afterload run`: the app that serves it, and the thread that brings the output to it.
-
-Whoever opens it late gets the last lines, as the channel is written by one loop from its beginning (`Hub.begin`).
-"""
+"""``afterload follow``: a page's stream in a terminal."""
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-import math
-import os
+import argparse
+import random
 import re
-import shlex
-import signal
-import threading
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, abort, request
-from markupsafe import Markup
+from .hubs import CommandError, complain
 
-from ..flask import Live
-from ..patch import append, attr, text, title
-from .command import Output, Piece
-from .terminal import Terminal, colours
+if TYPE_CHECKING:
+    from .wires import Block, Line
 
-CHANNEL = "output"
-_TURN = 0.1  # seconds from one publish to the next
-# Rows that a page is given at once after it had few, and rows a second where that goes on: nobody reads as fast, and a
-# page of 2,000 rows stays usable (at 3,000 a second it did not answer for seconds).
-BURST, RATE = 300, 300
-_ROW_BYTES = 200  # that are taken for each row; most need fewer, some are more than one row then
-_BYTES = 32_768  # taken in one turn: what pyte can do beside a command that wants the CPU
-_LINE_END = re.compile(r"\s*\n\s*")
-_ROW = Markup('<div class="row{}">{}</div>')
-_GAP = Markup('<div class="gap">{} left out here</div>')
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types afterload"
+_USAGE = "%(prog)s [options] URL"
+_WORDS = {"stream": "event stream", "websocket": "WebSocket", "poll": "polls"}
+_WIRES = tuple(_WORDS)
+_HEARTBEAT = 20.0  # seconds, until the server says
+_RETRY = 500  # milliseconds, the same
+_LONGEST = 30.0  # seconds between two tries
+_BYE = 3600.0  # seconds that a server may ask for at most
+_PACE = 0.25  # seconds from one poll to the next, at least
+_REDIRECTS = 10
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*)", re.ASCII)
+_POSITION = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
+# What the command says itself.
+_OURS = frozenset(
+    "accept accept-encoding al-close al-wait cache-control connection content-length last-event-id transfer-encoding "
+    "upgrade".split()
 )
+#: Exit statuses by how a channel has ended; of several channels, that of the first here that one of them has.
+ENDS = {"failed": 3, "lost": 5, "cancelled": 4, "done": 0}
+DENIED, GAVE_UP = 6, 7
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+def add_parser(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "follow",
+        usage=_USAGE,
+        help="follow a live page in the terminal",
+        description="Follows a live page as a browser does, and prints what comes: a line for each patch, its target "
+        "and what is shown there; plain strings as they are. After an interruption it goes on where it was. What "
+        "happens is said on stderr.",
+        epilog="exit status: 0 everything has ended as done (or --count is reached), 3 failed, 4 cancelled, 5 lost, "
+        "6 the page may not be followed (403, 404, a login), 7 gave up, 1 something else hinders it",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--text", action="store_true", help="print plain strings and contents only")
+    form.add_argument("--json", action="store_true", help="print a JSON object on each line, for programs")
+    parser.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", action="append", type=_header, default=[],
+        help="send this header too, such as 'Cookie: session=...'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--position", metavar="POSITION", type=_position, default="0",
+        help="begin behind this position: an \"id\" of --json, or a page's data-position",
+    )  # fmt: skip
+    parser.add_argument("--count", metavar="N", type=_least(1), help="end after so many lines")
+    parser.add_argument(
+        "--retries", metavar="N", type=_least(0), help="give up after so many in a row (default: never)"
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=10.0,
+        help="that the server may take to answer (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wire", choices=_WIRES,
+        help="only this one (default: the event stream; if nothing comes by it, the WebSocket, and then polls)",
+    )  # fmt: skip
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not say what happens")
+    parser.add_argument("url", metavar="URL", help="of the page")
+    parser.set_defaults(run=run)
+
+
+def _header(text: str) -> tuple[str, str]:
+    found = _HEADER.fullmatch(text)
+    if found is None or not all(c.isprintable() or c == "\t" for c in text):
+        raise argparse.ArgumentTypeError(f"a header is 'Name: value', not {text!r}")
+    name, value = found.groups()
+    if name.lower() in _OURS or name.lower().startswith("sec-websocket-"):
+        raise argparse.ArgumentTypeError(f"{name} is what the command sends itself")
+    return name, value.strip()
+
+
+def _position(text: str) -> str:
+    if _POSITION.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"a position is 1 to 128 of A-Z a-z 0-9 . _ ~ -, not {text!r}")
+    return text
+
+
+def _least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and int(text[:18]) >= least):
+            raise argparse.ArgumentTypeError(f"it is a number from {least}, not {text!r}")
+        return int(text[:18])
+
+    return number
+
+
+def _seconds(text: str) -> float:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        found = float(text)
     except ValueError:
-        return host == "localhost"
+        found = 0.0
+    if not 0.1 <= found <= 3600:
+        raise argparse.ArgumentTypeError(f"seconds are a number from 0.1 to 3600, not {text!r}")
+    return found
 
 
-class Pace:
-    """How many rows a page is given: a burst at once, and for good no more than a reader's browser can take.
+def run(chosen: argparse.Namespace) -> int:
+    """Follows until all is over."""
+    try:
+        return _Follower(chosen).follow()
+    except CommandError as error:
+        complain("follow", error)
+        return error.status
 
-    Args:
-        clock: monotonic seconds.
+
+class _Enough(Exception):  # noqa: N818 - no mistake
+    """So many lines as were wanted."""
+
+
+class _Unwritable(Exception):  # noqa: N818 - stands for one that must not be taken for the line's
+    """What is printed goes nowhere."""
+
+
+class _Refresh(Exception):  # noqa: N818
+    """The server cannot say what was missed."""
+
+
+class _Bye(Exception):  # noqa: N818
+    """The server sends away.
+
+    Attributes:
+        seconds: after which to come back.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._at = clock()
-        self._rows = float(BURST)
-
-    def rows(self) -> int:
-        """Rows that may be given now; less than 1 where a page was given more than it should have been."""
-        now = self._clock()
-        self._rows = min(BURST, self._rows + (now - self._at) * RATE)
-        self._at = now
-        return math.floor(self._rows)
-
-    def given(self, rows: int) -> float:
-        """Says how many were given; returns the seconds until some may be given again."""
-        # Form feeds and the like can make thousands of rows of few bytes; they do not stop the page for minutes.
-        self._rows = max(self._rows - rows, -RATE)
-        return max(_TURN, (1 - self._rows) / RATE)
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
-class Show:
-    """A command's page.
+class _Follower:
+    """What is known of the page that is followed, and how far it has got."""
 
-    Args:
-        arguments: the command, for the page to say.
-        columns: width of its terminal.
-        rows: height of its terminal; 0 where it has pipes.
-        lines: as many are kept for those who come late.
-        host: the address that is listened on.
-        port: the port.
-        token: what a viewer has to show; None where only this machine can come.
-    """
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        from . import lines
+        from .wires import Address
 
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        *,
-        columns: int,
-        rows: int,
-        lines: int,
-        host: str,
-        port: int,
-        token: str | None,
-    ) -> None:
-        self.name = _name(arguments)
-        self._keep = lines
-        self._left_bytes = self._left_lines = 0
-        if rows:
-            self._terminals = {1: Terminal(columns, rows)}
-        else:
-            self._terminals = {n: Terminal(columns, 1, bare=True) for n in (1, 2)}
-        self._ids = [
-            (stream, row, f"#s{stream}-{row}") for stream in self._terminals for row in range(rows or 1)
-        ]
-        self._shown: dict[str, Markup] = {}
-        self._over = threading.Event()
-        self.app = Flask(__name__)
-        # Rows are bounded by `keep`, and each by the width, so bytes need no bound of their own.
-        # Two commands that run at the same time are not one app.
-        name = f"run-{os.getpid()}"
-        self.live = Live(
-            self.app, namespace=name, state_bytes=0, state_cells=lines + 2 * len(self._ids) + 100
-        )
-        self.live.hub.begin(CHANNEL)
-        _guard(self.app, host, port, token)
-        ids = [(target[1:], stream) for stream, _, target in self._ids]
-
-        @self.app.get("/")
-        def page() -> Response:
-            return self.live.page("run.html", CHANNEL, name=self.name, ids=ids, keep=lines)
-
-        @self.app.get("/colours.css")
-        def palette() -> Response:
-            return Response(colours(), mimetype="text/css")
-
-    def follow(self, output: Output) -> None:
-        """Brings the output to the page, in a thread of its own, until its end."""
-        threading.Thread(target=self._publish, args=(output,), name="page", daemon=True).start()
-
-    def end(self, status: int, seconds: float) -> str:
-        """Says how it ended, once all output is on its way; returns what is said."""
-        self._over.wait()
-        said = f"{ending(status)} after {duration(seconds)}"
-        mark = "✓" if status == 0 else "✗"
-        self.live.publish(
-            CHANNEL,
-            text("#result", said),
-            attr("#result", "data-ok", "yes" if status == 0 else "no"),
-            title(_clean(f"{mark} {ending(status)} · {self.name}")),
-        )
-        self.live.hub.finish(CHANNEL, "done" if status == 0 else "failed", said)
-        return said
-
-    def _publish(self, output: Output) -> None:
-        pace = Pace()
         try:
-            while True:
-                # At the end what is left is bounded, and waited for.
-                rows = max(BURST, self._keep // 10) if output.finished else max(1, pace.rows())
-                pieces = output.take(min(_BYTES, rows * _ROW_BYTES), rows)
-                if pieces is None:
-                    break
-                began = time.monotonic()
-                wait = pace.given(self._show(pieces))
-                time.sleep(max(0.0, (_TURN if output.finished else wait) - (time.monotonic() - began)))
-            final = [
-                _ROW.format("" if stream == 1 else " err", row)
-                for stream, terminal in self._terminals.items()
-                for row in terminal.feed(b"", final=True)
-            ]
-            self._send(final)
+            self._address = Address.of(chosen.url, _joined(chosen.header))
+        except ValueError as error:
+            raise CommandError(f"{chosen.url!r} is no URL of a page: {error}", 2) from None
+        self._write = (
+            lines.for_programs if chosen.json else lines.contents if chosen.text else lines.for_people
+        )
+        self._left: int | None = chosen.count
+        self._retries: int | None = chosen.retries
+        self._timeout: float = chosen.timeout
+        self._quiet: bool = chosen.quiet
+        self._wires = [chosen.wire] if chosen.wire else list(_WIRES)
+        self._wire = 0
+        self._position: str = chosen.position
+        self._seqs: dict[str, int] = {}  # channel -> the number of its last entry
+        self._open: set[str] = set()
+        self._ends: dict[str, str] = {}  # channel -> its status
+        self._heartbeat = _HEARTBEAT
+        self._retry = _RETRY
+        self._redirects = self._failures = self._heals = 0
+        self._known = False  # there is such a page
+        self._live = False
+        self._midline = False
+
+    def follow(self) -> int:
+        """Follows until all is over; the exit status.
+
+        Raises:
+            CommandError: it cannot go on.
+        """
+        try:
+            while not self._once():
+                pass
+        except _Enough:
+            return 0
+        except _Unwritable:
+            self._midline = False
+            raise BrokenPipeError from None
         finally:
-            output.finish()  # where this failed, the command must not wait for it
-            self._over.set()
+            if self._midline:
+                print(flush=True)
+        return next((status for end, status in ENDS.items() if end in self._ends.values()), 0)
 
-    def _show(self, pieces: list[Piece]) -> int:
-        final: list[Markup] = []
-        for piece in pieces:
-            if piece.left_bytes:
-                self._left_bytes += piece.left_bytes
-                self._left_lines += piece.left_lines
-                for stream, terminal in self._terminals.items():
-                    final += self._rows(stream, terminal.cut())
-                final.append(_GAP.format(_amount(piece.left_bytes, piece.left_lines)))
+    def _once(self) -> bool:
+        """One request, and what comes of it; whether all is over."""
+        from http.client import HTTPException
+        from ssl import SSLCertVerificationError
+
+        from . import wires
+
+        line = wires.Line(self._address, self._timeout)
+        try:
+            return self._connect(line)
+        except wires.Over:
+            return True
+        except wires.Denied as denied:
+            raise CommandError(f"denied: {denied}", DENIED) from None
+        except wires.Moved as moved:
+            self._move(moved.to)
+        except wires.Unfit as unfit:
+            if len(self._wires) == 1:
+                raise CommandError(str(unfit), 1) from None
+            self._next(str(unfit))
+        except _Bye as bye:
+            self._again("the server sends away", bye.seconds * (1 + random.random()))  # noqa: S311 - no secret
+        except _Refresh:
+            self._begin_anew()
+        except TimeoutError:
+            if self._live:
+                self._again(f"silent for {line.timeout:g} s", 0.0)
             else:
-                final += self._rows(piece.stream, self._terminals[piece.stream].feed(piece.data))
-        self._send(final)
-        return len(final)
+                self._next(f"no answer within {line.timeout:g} s")
+        except SSLCertVerificationError as error:
+            if not self._known:
+                raise CommandError(f"{self._address.host}: {error.verify_message}", 1) from None
+            self._again(error.verify_message)
+        except wires.Cut as cut:
+            self._again(str(cut))
+        except HTTPException as error:
+            self._again("the connection was cut" if self._live else f"no answer ({type(error).__name__})")
+        except OSError as error:
+            self._again(error.strerror or str(error) or type(error).__name__)
+        return False
 
-    def _rows(self, stream: int, rows: list[Markup]) -> Iterator[Markup]:
-        return (_ROW.format("" if stream == 1 else " err", row) for row in rows)
+    # Requests
 
-    def _send(self, final: list[Markup]) -> None:
-        things: list[Any] = [append("#past", row, keep=self._keep) for row in final[-self._keep :]]
-        rows = {stream: terminal.rows() for stream, terminal in self._terminals.items()}
-        for stream, row, target in self._ids:
-            now = rows[stream][row]
-            if self._shown.get(target, "") != now:
-                self._shown[target] = now
-                things.append(text(target, now))
-        if self._left_bytes:
-            left = (
-                f"{_amount(self._left_bytes, self._left_lines)} left out: it came faster than a page can show"
+    def _connect(self, line: Line) -> bool:
+        from . import wires
+
+        wire = self._wires[self._wire]
+        began = time.monotonic()
+        if wire == "poll":
+            # The server waits for news as long as a heartbeat, so after 2.5 of them it is gone.
+            if self._live:
+                line.wait(2.5 * self._heartbeat)
+            found = wires.poll(line, self._position, self._heartbeat if self._live else 0.0)
+        else:
+            found = (wires.stream if wire == "stream" else wires.websocket)(line, self._position)
+        with closing(found) as blocks:
+            if self._take_all(line, blocks):
+                return True
+        if wire != "poll":
+            raise wires.Cut(
+                "the connection was cut" if self._live else "the answer has ended before it began"
             )
-            if self._shown.get("#left") != left:
-                self._shown["#left"] = Markup(left)  # noqa: S704 - our own words
-                things.append(text("#left", left))
-        if things:
-            self.live.publish(CHANNEL, *things)
+        self._hear([])  # that nothing is new was an answer too
+        time.sleep(max(0.0, _PACE - (time.monotonic() - began)))
+        return False
 
+    def _begin_anew(self) -> None:
+        """Follows from the state on, where a page would fetch its HTML and go on from there.
 
-def _guard(app: Flask, host: str, port: int, token: str | None) -> None:
-    """Lets in only who may see it. Another site's page could reach us by a name of its own (DNS rebinding)."""
-    names = {
-        f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host)
-    }
-    names |= {name.removesuffix(":80") for name in names if port == 80}
-    cookie = f"afterload-run-{port}"  # cookies are of a host, whatever the port
+        HTML cannot be shown here, and behind its position would be missing what is in it already. Who has no position
+        is given all that the server still knows.
+        """
+        # All that follow are told at the same time; one that is told again and again waits longer.
+        wait = _backoff(_RETRY, self._heals)
+        self._say(
+            f"refresh: what was missed is not known any more, the state comes anew; again in {wait:.1f} s"
+        )
+        self._position, self._live = "0", False
+        self._heals += 1
+        self._seqs.clear()
+        self._ends.clear()
+        time.sleep(wait)
 
-    @app.before_request
-    def check() -> None:
-        if token is None:
-            if request.headers.get("Host", "").lower() not in names:
-                abort(403, "This page is served to this machine only, under localhost or its address.")
+    def _move(self, to: str) -> None:
+        if self._known:
+            raise CommandError(f"denied: it redirects to {to}", DENIED)
+        self._redirects += 1
+        if self._redirects > _REDIRECTS:
+            raise CommandError(f"more than {_REDIRECTS} redirects, the last to {to}", 1)
+        try:
+            new = self._address.moved(to)
+        except ValueError as error:
+            raise CommandError(f"it redirects to {to!r}, which is no URL of a page: {error}", 1) from None
+        kept = ""
+        if not self._address.shares(new) and (self._address.headers or self._position != "0"):
+            # They are secrets, and this is somebody else.
+            new, self._position = replace(new, headers={}), "0"
+            kept = ", without the headers and the position given"
+        self._say(f"redirected to {new.url}{kept}")
+        self._address = new
+
+    def _next(self, why: str) -> None:
+        """The next wire; after the last, the first again, later."""
+        self._live = False
+        self._wire = (self._wire + 1) % len(self._wires)
+        if self._wire == 0:
+            self._again(why)
+        else:
+            self._say(f"{why}; now by {_WORDS[self._wires[self._wire]]}")
+
+    def _again(self, why: str, wait: float | None = None) -> None:
+        """Waits for the next try; `wait` is the time that is known already.
+
+        Raises:
+            CommandError: there were as many as were wanted.
+        """
+        self._live = False
+        if self._retries is not None and self._failures >= self._retries:
+            raise CommandError(f"gave up: {why}", GAVE_UP)
+        if wait is None:
+            wait = _backoff(self._retry, self._failures)
+        self._failures += 1
+        self._say(f"{why}; again in {wait:.1f} s")
+        time.sleep(wait)
+
+    # Blocks
+
+    def _take_all(self, line: Line, blocks: Iterator[Block]) -> bool:
+        from .wires import Cut
+
+        for block in blocks:
+            try:
+                over = self._take(block)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+                raise Cut("a block that cannot be read") from None
+            if block.retry is not None:
+                self._retry = block.retry
+            if over:
+                return True
+            line.wait(2.5 * self._heartbeat)
+        return False
+
+    def _take(self, block: Block) -> bool:
+        """Deals with a block; whether all is over."""
+        over = False
+        match block.event:
+            case "hello":
+                self._hello(block.data[0])
+            case "patch" | "snapshot":
+                self._lines(block)
+            case "message":
+                self._heals = 0
+                self._print(block)
+            case "reset":
+                channel = block.data[0]["channel"]
+                self._seqs.pop(channel, None)
+                self._print(block)
+                self._say(f"reset: {_of(channel)} begins anew")
+            case "refresh":
+                self._print(block)
+                raise _Refresh
+            case "end":
+                over = self._end(block)
+            case "bye":
+                raise _Bye(min(_BYE, max(0.0, block.data[0]["retry"] / 1000)))
+        if block.id:
+            self._position = block.id
+        return over
+
+    def _hello(self, detail: dict[str, Any]) -> None:
+        if detail["v"] != 1:
+            raise CommandError(
+                f"the server speaks version {detail['v']!r} of the wire, and this is of version 1", 1
+            )
+        channels = [str(name) for name in detail["channels"]]
+        heartbeat = float(detail["heartbeat"])
+        self._heartbeat = min(max(heartbeat, 0.01), 3600.0) if heartbeat > 0 else _HEARTBEAT
+        self._open = set(channels)
+        self._hear(channels)
+
+    def _hear(self, channels: list[str]) -> None:
+        """The server is there, and lets follow."""
+        self._known = True
+        self._failures = 0
+        if not self._live:
+            self._live = True
+            names = f" {', '.join(map(_of, channels))}" if channels else ""
+            self._say(f"follows{names} by {_WORDS[self._wires[self._wire]]}")
+
+    def _lines(self, block: Block) -> None:
+        from .wires import Cut
+
+        news: dict[str, int] = {}
+        for channel, seq, _, *since in block.data:
+            before = since[0] if since else seq - 1
+            if block.event == "patch" and channel in self._seqs and before > self._seqs[channel]:
+                raise Cut("something between is missing")
+            news[channel] = seq
+        if block.event == "snapshot" and self._seqs:
+            self._say("snapshot: what is shown by now, and not each step that was missed")
+        self._print(block)
+        self._heals = 0
+        self._seqs |= news
+
+    def _end(self, block: Block) -> bool:
+        detail = block.data[0]
+        channel, status, message = detail["channel"], str(detail["status"]), str(detail.get("message", ""))
+        self._print(block)
+        self._ends[channel] = status
+        self._open.discard(channel)
+        self._say(f"{_of(channel)} has ended: {status}" + (f" ({message})" if message else ""))
+        return not self._open
+
+    # What is shown
+
+    def _print(self, block: Block) -> None:
+        pieces = list(self._write(block, sys.stdout.isatty()))
+        try:
+            for text, end in pieces:
+                if self._midline and end:
+                    text = f"\n{text}"
+                self._midline = not f"{text}{end}".endswith("\n")
+                print(text, end=end)
+                if self._left is not None:
+                    self._left -= 1
+                    if not self._left:
+                        raise _Enough
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise _Unwritable from None
+        except OSError as error:
+            raise CommandError(f"cannot write: {error.strerror or error}", 1) from None
+
+    def _say(self, what: str) -> None:
+        if self._quiet:
             return
-        shown = [request.args.get("token", ""), request.cookies.get(cookie, "")]
-        if not any(hmac.compare_digest(one.encode("utf-8", "replace"), token.encode()) for one in shown):
-            abort(403, "The URL needs the token that was printed with it.")
-
-    @app.after_request
-    def seal(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = _POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        if token is not None and response.status_code == 200 and "token" in request.args:
-            # No redirect to hide the token: after a link in a message, it would come without the strict cookie.
-            response.set_cookie(cookie, token, httponly=True, samesite="Strict")
-        return response
+        if self._midline and sys.stdout.isatty():
+            print(flush=True)
+            self._midline = False
+        complain("follow", what)
 
 
-def ending(status: int) -> str:
-    """How a command ended, in words."""
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"ended by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"ended by signal {-status}"
+def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
+    """Headers by name; those of one name are one, as a server reads them."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, value in headers:
+        known = found.get(name.lower())
+        mark = "; " if name.lower() == "cookie" else ", "
+        found[name.lower()] = (name, f"{known[1]}{mark}{value}" if known else value)
+    return dict(found.values())
 
 
-def duration(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+def _backoff(retry: int, failures: int) -> float:
+    """Seconds until the next try: full jitter, as all that followed the same server come back to it."""
+    most: float = min(_LONGEST, retry / 1000 * 2 ** min(failures, 16))
+    return most * random.random()  # noqa: S311 - no secret
 
 
-def _amount(size: int, lines: int) -> str:
-    number = float(size)
-    for unit in ("bytes", "KB", "MB", "GB", "TB"):
-        if number < 1000 or unit == "TB":
-            break
-        number /= 1000
-    shown = f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-    return f"{lines:,} lines ({shown})"
-
-
-def _name(arguments: Sequence[str]) -> str:
-    """The command on one line: a script that is an argument may have several."""
-    return shlex.join(_LINE_END.sub(" ↵ ", one.strip()) if "\n" in one else one for one in arguments)
-
-
-def _clean(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()
+def _of(channel: str) -> str:
+    return "the page's own loop" if channel == "~" else channel

@@ -74,7 +74,7 @@ def run(chosen: argparse.Namespace) -> int:
             print("afterload run needs Flask and pyte: pip install 'afterload[run]'", file=sys.stderr)
             return 1
     from .command import Command, Output
-    from .follow import CHANNEL, Show, is_loopback
+    from .show import CHANNEL, Show, is_loopback
 
     try:
         listener = listen(chosen.host, chosen.port)
