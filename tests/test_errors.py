@@ -11,6 +11,7 @@ from afterload import errors
 from afterload.errors import (
     AfterloadError,
     HubError,
+    JobError,
     LoopError,
     PatchError,
     PositionError,
@@ -24,6 +25,7 @@ BUILTIN = {
     WireError: ValueError,
     SettingError: ValueError,
     LoopError: RuntimeError,
+    JobError: LookupError,
     HubError: RuntimeError,
 }
 

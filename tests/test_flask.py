@@ -473,6 +473,61 @@ def test_two_apps_in_one_process_know_nothing_of_each_other(make: MakeApp) -> No
     assert position(one.test_client().get("/")) != position(two.test_client().get("/"))
 
 
+@pytest.mark.parametrize("subdomain", ["", "chat"])
+def test_a_websocket_of_the_apps_own_is_left_alone(subdomain: str) -> None:
+    app = Flask("shop", subdomain_matching=True)
+    app.config["SERVER_NAME"] = "shop.example"
+    live = Live(app)
+    app.jinja_loader = DictLoader(TEMPLATES)
+
+    @app.route("/talk", websocket=True, subdomain=subdomain)
+    def talk() -> str:
+        return request.environ["HTTP_UPGRADE"]
+
+    @app.get("/")
+    def index() -> Any:
+        return live.page("page.html", "orders")
+
+    asked = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    host = f"http://{subdomain}.shop.example" if subdomain else "http://shop.example"
+    client = app.test_client()
+    assert client.get("/talk", base_url=host, headers=asked).text == "websocket"
+    page = client.get("/", base_url="http://shop.example", headers=asked)
+    assert page.status_code == 400  # it has come to the view, and is no whole handshake
+    live.close()
+
+
+def test_a_websocket_of_what_stands_around_the_app_is_left_alone() -> None:
+    app = new_app()
+    inner = app.wsgi_app
+
+    def around(environ: Any, start_response: Any) -> Any:
+        if not environ["PATH_INFO"].startswith("/socket.io/"):
+            return inner(environ, start_response)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["HTTP_UPGRADE"].encode()]
+
+    app.wsgi_app = around  # type: ignore[method-assign]
+    live = Live(app)
+    asked = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    assert app.test_client().get("/socket.io/", headers=asked).text == "websocket"
+    live.close()
+
+
+def test_whole_urls_of_a_page_are_the_same_over_a_websocket(make: MakeApp) -> None:
+    app, live = make()
+    made = []
+
+    @app.get("/")
+    def index() -> Any:
+        made.append(url_for("index", _external=True))
+        return live.page("page.html", "orders")
+
+    app.test_client().get("/")
+    app.test_client().get("/", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+    assert made == ["http://localhost/"] * 2
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_an_app_may_be_mounted_in_another_that_has_a_live_too(make: MakeApp, inside: bool) -> None:
     inner, inner_live = make()
@@ -757,7 +812,7 @@ def test_a_page_of_another_site_cannot_end_a_loop(app: Flask, client: FlaskClien
         key = found[1].decode()
         headers = {"Al-Close": "1", "Last-Event-ID": key, "Sec-Fetch-Site": "cross-site"}
         assert opened(client, "/own", headers=headers).status_code == 403
-        assert live_of(app).loops.find_private(key.partition(".")[0], "counting") is not None
+        assert live_of(app).loops.find_private(key.partition(".")[0], "counting", 0) is not None
 
 
 def test_other_sites_may_follow_where_the_app_allows_it(make: MakeApp) -> None:

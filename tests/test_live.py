@@ -726,8 +726,8 @@ async def coroutine() -> None: ...
         (("orders", sync_loop()), "one private loop, or any number of shared loops and channels, not both"),
         (("",), "a channel's name is a str of 1 to 200 characters and not '~': ''"),
         (("~",), "a channel's name is a str of 1 to 200 characters and not '~': '~'"),
-        ((["a", "b"],), r"a generator, a @live\.loop, or a channel's name, and not \['a', 'b'\]"),
-        ((iter([1]),), "a generator, a @live.loop, or a channel's name, and not <list_iterator"),
+        ((["a", "b"],), r"a generator, a @live\.loop, a job, or a channel's name, and not \['a', 'b'\]"),
+        ((iter([1]),), "a generator, a @live.loop, a job, or a channel's name, and not <list_iterator"),
         ((None,), "a channel's name, and not None"),
         (tuple(f"c{i}" for i in range(51)), r"at most 50 channels \(max_channels_per_viewer\), not 51"),
     ],
@@ -757,6 +757,23 @@ def test_a_coroutine_is_an_error_and_not_also_a_warning(live: Live) -> None:
 def test_options_that_are_wrong_are_named(live: Live, options: dict[str, Any], said: str) -> None:
     with pytest.raises(LoopError, match=said):
         live.follow(("orders",), **options)
+
+
+@pytest.mark.parametrize(
+    ("channels", "owner", "said"),
+    [
+        ((), None, r"revoke\(\) needs names of channels, or owner="),
+        ((), "", r"owner is the str that a view has given to page\(\), and '' would"),
+        (("orders",), 7, r"owner is the str that a view has given to page\(\), and 7 would"),
+        (("orders", ""), None, "a channel's name is a str of 1 to 200 characters"),
+        ((None,), "bob", "a channel's name, and not None"),
+    ],
+)
+def test_what_cannot_be_revoked_is_an_error_that_says_why(
+    live: Live, channels: tuple[Any, ...], owner: Any, said: str
+) -> None:
+    with pytest.raises(LoopError, match=said):
+        live.revoke(*channels, owner=owner)
 
 
 def test_a_channel_named_twice_counts_once(live: Live) -> None:

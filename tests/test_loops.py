@@ -235,7 +235,20 @@ def test_a_private_loop_whose_viewer_does_not_come_back_is_closed(world: World) 
     viewer.close()
     assert closed.wait(5)
     until(lambda: world.loops.running == 0)
-    assert world.loops.find_private(log.epoch, "test") is None
+    assert world.loops.find_private(log.epoch, "test", 0) is None
+
+
+def test_a_loop_that_is_forgotten_is_asked_for_by_those_only_who_have_all_of_it(world: World) -> None:
+    log = world.private(iter_of({"#n": 1}))
+    viewer = Viewer(world, log, PRIVATE)
+    while viewer.next() is not None:
+        pass
+    end = log.channels[PRIVATE].ended
+    assert world.loops.ask(log.epoch, "test", 0) == end
+    viewer.close()
+    until(lambda: world.loops.find_private(log.epoch, "test", 0) is None)
+    assert world.loops.ask(log.epoch, "test", end) == end
+    assert world.loops.ask(log.epoch, "test", end - 1) is None, "it would be sent there, and find nothing"
 
 
 def test_a_loop_whose_viewer_never_came_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "src" / "afterload"
 PUBLIC = {
     "AfterloadError",
     "HubError",
+    "JobError",
     "LoopError",
     "Patch",
     "PatchError",

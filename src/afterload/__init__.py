@@ -3,7 +3,16 @@
 The Flask extension is `afterload.flask.Live`. What loops yield and `publish` takes is here.
 """
 
-from .errors import AfterloadError, HubError, LoopError, PatchError, PositionError, SettingError, WireError
+from .errors import (
+    AfterloadError,
+    HubError,
+    JobError,
+    LoopError,
+    PatchError,
+    PositionError,
+    SettingError,
+    WireError,
+)
 from .patch import (
     Patch,
     after,
@@ -28,6 +37,7 @@ from .patch import (
 __all__ = [
     "AfterloadError",
     "HubError",
+    "JobError",
     "LoopError",
     "Patch",
     "PatchError",

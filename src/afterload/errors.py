@@ -8,6 +8,7 @@
      ├── WireError       (ValueError)    something cannot be put on a wire
      ├── SettingError    (ValueError)    a setting is unknown or out of range
      ├── LoopError       (RuntimeError)  something cannot be followed, or a loop cannot be run
+     ├── JobError        (LookupError)   there is no such job, or not any more
      └── HubError        (RuntimeError)  the hub of another process cannot be reached, or does not answer
 
 All but the last stand for a mistake in the program that uses afterload. What a client sends never raises out of it:
@@ -78,6 +79,24 @@ class SettingError(AfterloadError, ValueError):
 
 class LoopError(AfterloadError, RuntimeError):
     """Something cannot be followed, or a loop cannot be run."""
+
+
+class JobError(AfterloadError, LookupError):
+    """There is no such job: there never was, or it has ended so long ago that it is not remembered.
+
+    In a view, `afterload.flask.Live.job` raises one that is answered with 404.
+
+    Attributes:
+        id: what was asked for.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        shown = repr(self.id) if len(self.id) <= 60 else f"{self.id[:60]!r}..."
+        return f"there is no job {shown}, or it is not remembered any more (loop_retention)"
 
 
 class HubError(AfterloadError, RuntimeError):

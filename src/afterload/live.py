@@ -19,34 +19,43 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from . import handover
-from .errors import HubError, LoopError, PatchError
+from .errors import HubError, JobError, LoopError, PatchError
 from .hub.client import Client
-from .hub.hub import Hub
+from .hub.held import PREFIX, Held
+from .hub.hub import Hub, Shared
+from .hub.leases import GONE
 from .hub.meeting import Meeting, new_member
+from .hub.messages import of_follow
 from .hub.thread import HubThread
-from .hub.viewer import Follow
-from .log import PRIVATE, wrong_name
+from .hub.viewer import Follow, Wire
+from .jobs import Gone, Job, name_of, source_of
+from .log import PRIVATE, Present, wrong_name
 from .loops import Loops, SharedLoop
 from .negotiate import Request
 from .noscript import Shown
-from .page import Page, page_of
+from .page import Page, followed, page_of
+from .paint import Paint
 from .patch import patches
 from .position import Position
-from .runs import Source, Stopped, sleep
+from .runs import Source, Stopped, current, sleep
 from .seldom import Seldom
 from .settings import Settings, checked
+from .snapshot import SnapshotSource
 from .values import short
-from .wire import document
+from .wire import document, poll, sse, websocket
 from .wire import text as plain
+
+T = TypeVar("T")
 
 logger = logging.getLogger("afterload")
 
 _LOADED = 60.0  # seconds that a forked process may take to become a worker
 _LOOKS = 0.05  # seconds between two looks at whether the server has loaded the app
 _LOOK = 0.5  # seconds between two looks at whether the server is ending
+_WIRES: dict[str, Wire] = {"sse": sse, "websocket": websocket, "poll": poll}
 # Begins the epoch of a position that says: this page knows that its loop is lost. No key of a loop begins so.
 _LOST = "~lost-"
 
@@ -67,6 +76,7 @@ class Live:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self._definitions: dict[str, SharedLoop] = {}
+        self._sources: dict[str, SnapshotSource] = {}
         self._handlers: list[Callable[[str, BaseException], None]] = []
         self._turned_away = Seldom()
         self.sent_away = Seldom()
@@ -137,6 +147,7 @@ class Live:
         meeting = Meeting(
             thread, self.settings, self.namespace, member, loops, lambda: bool(handover.stopping())
         )
+        loops.whereabouts = meeting
         several = handover.worker()
         if several is not None:
             meeting.expect(several)
@@ -184,11 +195,12 @@ class Live:
         if handover.stopping() is None or self._looked_after is self._thread:
             return
         self._looked_after = self._thread
-        hub, meeting = self.hub, self.meeting
+        hub, loops, meeting = self.hub, self.loops, self.meeting
 
         def look() -> None:
             if handover.stopping():
-                hub.say_bye()
+                loops.lose_jobs()
+                hub.poller.call(hub.say_bye)  # behind the ends of the jobs
                 # not here: it may have to wait, and the poller must not
                 threading.Thread(target=meeting.leave, name="afterload-leave", daemon=True).start()
             else:
@@ -284,6 +296,11 @@ class Live:
             raise LoopError(f"{short(function)} needs another name, @live.loop(name=...): {wrong}")
         if linger is not None:
             linger = checked("linger", linger, float)
+        if name in self._sources:
+            raise LoopError(
+                f"{name!r} has a @live.snapshot: what a loop writes is known from its beginning; name the loop "
+                "otherwise, @live.loop(name=...)"
+            )
         if name in self._definitions:
             raise LoopError(
                 f"there is a shared loop {name!r} already: {self._definitions[name].function!r}; "
@@ -296,8 +313,204 @@ class Live:
             self.meeting.offer(*self.loops.offered()[-1])
         return SharedLoop(function, name, linger, self)
 
+    def start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
+        """Starts a **job**: a loop that runs at once, in this process, whether anybody watches or not.
+
+        For work that a request starts, and that takes longer than a request may: an import, a report, a training run.
+        In a thread of its own, or a task, it runs to its end; its pages, found by its id, follow it, in whichever
+        process of the app they come to. It is one of `max_loops`, and is never started again by itself. It ends with
+        the process: what must survive that belongs in a queue.
+
+        Args:
+            function: a generator function or async generator function, of which what it yields is shown by the job's
+                pages; or a function or coroutine function, which changes them by `Job.publish` and `Job.track`. For
+                what it may use see `afterload.flask.Live.page`, of what a loop may.
+            *args: for the function.
+            **kwargs: for the function.
+
+        Returns:
+            The job, when the hub has its channel: a redirect to a page that follows it may be answered by another
+            process.
+
+        Raises:
+            LoopError: function is none, or does not take these arguments; or there is no room: `max_loops` are
+                running, the system gives no more threads, or the process is about to end.
+            HubError: as of `publish`. Then nothing was started.
+
+        Example:
+            >>> live = Live()
+            >>> def count(n):
+            ...     for i in live.job().track(range(n), "#bar"):
+            ...         yield {"#last": i}
+            >>> job = live.start(count, 3)
+            >>> job.wait(5)
+            'done'
+        """
+        source = source_of(function, args, kwargs)
+        loops, meeting = self.loops, self.meeting
+
+        def hold(held: Held) -> None:
+            meeting.with_hub(lambda shared: held.hold(loops, shared.outlet))
+
+        run = loops.job(source, name_of(function), hold)
+        return Job(run.channel.removeprefix(PREFIX), self, run)
+
+    def job(self, id: str | None = None) -> Job:
+        """A job, of whichever process of the app; or without an id, the job that this is called in.
+
+        Args:
+            id: as of `Job.id`; one that a request has brought need not be checked before.
+
+        Raises:
+            JobError: there is no such job, or it has ended longer ago than `loop_retention`.
+            LoopError: no id is given, and this is no job, or a thread that a job has started.
+            HubError: the hub cannot be asked.
+
+        Example:
+            >>> live = Live()
+            >>> live.job("of-old")
+            Traceback (most recent call last):
+            afterload.errors.JobError: there is no job 'of-old', or it is not remembered any more (loop_retention)
+        """
+        if id is None:
+            run = current()
+            if run is None or run.held is None:
+                raise LoopError("live.job() without an id is for the function of a job; elsewhere say which")
+            return Job(run.held.id, self, run)
+        run = self.loops.find_job(PREFIX + str(id))
+        if run is None:
+            self.standing(str(id))
+        return Job(str(id), self, run)
+
+    def standing(self, id: str) -> tuple[str, str]:
+        """See `jobs.Owner`; where the hub is new, waits a moment for the process that runs it."""
+        while (found := self._standing(id)) == ("", ""):
+            time.sleep(_LOOKS)
+        if found is None:
+            raise JobError(id)
+        return found
+
+    def _standing(self, id: str) -> tuple[str, str] | None:
+        return self.meeting.with_hub(lambda shared: shared.outlet.standing(PREFIX + id))
+
+    def find_gone(self, id: str) -> Job:
+        """For a page that is open, and so has known the job: also one that is unknown."""
+        run = self.loops.find_job(PREFIX + id)
+        if run is not None:
+            return Job(id, self, run)
+        match self._standing(id):
+            case None:
+                return Job(id, self, gone=Gone.LOST)
+            case ("", ""):
+                return Job(id, self, gone=Gone.EARLY)
+        return Job(id, self)
+
+    def cancel_job(self, id: str) -> bool:
+        """See `jobs.Owner`."""
+        return self.meeting.with_hub(lambda shared: shared.outlet.cancel(PREFIX + id))
+
+    def snapshot(self, channel: str) -> Callable[[Callable[[], T]], Callable[[], T]]:
+        """Makes a function the **snapshot source** of a published channel: it says what the channel shows at present.
+
+        It is asked where the hub does not know: a page comes back and the hub has lost its memory, or the page was away
+        for longer than is remembered. Then pages are brought to that in place, and need not fetch themselves; once it
+        was asked, the hub knows, for all of them.
+
+        It returns what `publish` takes, without effects: what brings a page *as it was served* to what it is to show
+        now. So it sets all that may have changed since: the content of a list with ``html``, not its rows with
+        ``append``. What is published while it runs is applied behind that, so it may come twice: give rows an id, and
+        commit before you publish. It has no request, and in Flask an app context of its own, as the steps of a loop;
+        it may be called in any thread, by one at a time.
+
+        Args:
+            channel: its name.
+
+        Returns:
+            A decorator, which returns the function as it is.
+
+        Raises:
+            LoopError: a loop writes the channel, it has a snapshot source already, or its name is none; or the function
+                needs arguments, is a generator function, or is async.
+
+        Example:
+            >>> from afterload import html
+            >>> live = Live()
+            >>> orders = ["tea", "<milk>"]
+            >>> @live.snapshot("orders")
+            ... def present():
+            ...     return {"#count": len(orders)}, html("#last", orders[-1])
+        """
+        if wrong := wrong_name(channel):
+            raise LoopError(wrong)
+        if channel in self._definitions:
+            raise LoopError(
+                f"the loop {channel!r} writes that channel, so its state is known from the beginning of each run"
+            )
+        if channel in self._sources:
+            raise LoopError(f"{channel!r} has a @live.snapshot already: {self._sources[channel].function!r}")
+
+        def decorate(function: Callable[[], T]) -> Callable[[], T]:
+            self._sources[channel] = SnapshotSource(channel, function)
+            return function
+
+        return decorate
+
+    def state(self, channel: str | SharedLoop | Job) -> Paint:
+        """What a channel shows at present: a mapping of targets to what is in them.
+
+        Where the channel has a snapshot source and the hub does not know its state, the source is asked. A channel that
+        a loop writes shows nothing as long as nobody has it run.
+
+        Args:
+            channel: a shared loop, a job, or a channel's name.
+
+        Raises:
+            LoopError: it is nothing that can be followed; or the channel has been patched with ``select=``, or an id
+                was changed, of which no content tells.
+            HubError: as of `publish`.
+            Exception: what the snapshot source raises.
+
+        Example:
+            >>> live = Live()
+            >>> _ = live.publish("orders", {"#count": 12})
+            >>> live.state("orders")["#count"]
+            '12'
+        """
+        name = followed(channel)
+        _, present = self._present(name, None)
+        return self._showable(Paint(name, present.parts, None))
+
+    @staticmethod
+    def _showable(paint: Paint) -> Paint:
+        """The same, if it can be shown.
+
+        Raises:
+            LoopError: it cannot.
+        """
+        if paint.looks:
+            raise LoopError(
+                f"{paint.channel!r} was patched with select=, or an id was changed: what that has done is known to "
+                "pages only, so its state cannot be shown; let the view render it"
+            )
+        return paint
+
+    def _present(self, name: str, head: Position | None) -> tuple[int | None, Present]:
+        """What a channel shows, and where a page's position is in that log; None if it is of another."""
+
+        def look(shared: Shared) -> tuple[int | None, Present]:
+            at = head.offset if head is not None and head.epoch == shared.epoch else None
+            present = shared.present(name)
+            if name in self._sources and not present.complete:
+                self._sources[name].give(shared, self.step_context, at)
+                present = shared.present(name)
+            return at, present
+
+        return self.meeting.with_hub(look)
+
     def on_error(self, handler: Callable[[str, BaseException], None]) -> Callable[[str, BaseException], None]:
         """Registers a function that is told of every loop that failed: its name and the exception.
+
+        Of a snapshot source that failed as well, by its channel's name.
 
         It runs in the loop's thread, after the log record. What it raises is logged, and the other handlers
         are called all the same.
@@ -311,13 +524,14 @@ class Live:
         self._handlers.append(handler)
         return handler
 
-    def viewers(self, channel: str | SharedLoop) -> int:
+    def viewers(self, channel: str | SharedLoop | Job) -> int:
         """How many pages follow a channel now.
 
         Raises:
+            LoopError: it is nothing that can be followed.
             HubError: as of `publish`.
         """
-        name = channel.name if isinstance(channel, SharedLoop) else channel
+        name = followed(channel)
         return self.meeting.with_hub(lambda shared: shared.viewers(name))
 
     def stats(self) -> dict[str, Any]:
@@ -338,6 +552,37 @@ class Live:
     def restart(self, loop: SharedLoop) -> None:
         """See `SharedLoop.restart`."""
         self.meeting.with_hub(lambda shared: shared.restart(loop.name))
+
+    def revoke(self, *channels: str | SharedLoop | Job, owner: str | None = None) -> None:
+        """Has viewers ask their views again whether they may follow: after a logout, or when rights have changed.
+
+        Their streams are ended with a `bye`, and their pages come back within about a second (many of them over some
+        more), with their position, so whoever still may misses nothing. Whom the view then refuses shows `denied`. Who
+        has been let in by a view that is still at work is sent away as well. All processes of the app are told; it
+        returns when the hub has heard.
+
+        Args:
+            *channels: all who follow one of them.
+            owner: all whose view said ``live.page(..., owner=owner)``.
+
+        Raises:
+            LoopError: neither is given, a channel's name is none, or the owner is nothing that a view can have said.
+            HubError: as of `publish`.
+
+        Example:
+            >>> live = Live()
+            >>> live.revoke("orders", owner="user-7")
+        """
+        if owner is not None and (type(owner) is not str or not owner):
+            raise LoopError(
+                f"owner is the str that a view has given to page(), and {short(owner)} would be that of nobody"
+            )
+        if not channels and owner is None:
+            raise LoopError("revoke() needs names of channels, or owner=")
+        names = [followed(channel) for channel in channels]
+        self.meeting.with_hub(lambda shared: shared.revoke(names, owner))
+        if owner is not None and self.is_elsewhere:
+            self.hub.revoke((), owner)  # also where the hub does not know this process (any more)
 
     def close(self, timeout: float = 1.0) -> None:
         """Ends all loops and says `bye` to every viewer, as at the end of the process.
@@ -366,14 +611,19 @@ class Live:
     # What an adapter needs
 
     def follow(
-        self, sources: tuple[Any, ...], into: str | None = None, restart: bool = True, away: str = "pause"
+        self,
+        sources: tuple[Any, ...],
+        into: str | None = None,
+        restart: bool = True,
+        away: str = "pause",
+        owner: str = "",
     ) -> Page:
         """Checks what a view says its page follows.
 
         Raises:
             LoopError: it is nothing that can be followed.
         """
-        return page_of(sources, into, restart, away, self.settings.max_channels_per_viewer)
+        return page_of(sources, into, restart, away, owner, self.settings.max_channels_per_viewer)
 
     def is_over(self, page: Page, position: Position | None) -> bool:
         """Whether a page at that position has all there will ever be (its stream gets a 204)."""
@@ -382,8 +632,10 @@ class Live:
         if page.source is not None:
             if position.epoch.startswith(_LOST):
                 return not page.restart
-            end = self._private_end(position.epoch, page.label)
+            end = self._private_end(position, page.label)
             return end is not None and 0 < end <= position.offset
+        if page.lost:
+            return position.epoch.startswith(_LOST)
         shared = self.meeting.shared
         if position.epoch != shared.epoch:
             return False
@@ -412,20 +664,33 @@ class Live:
             return None
         return shared
 
-    def _private_end(self, key: str, label: str) -> int | None:
-        """Where a private loop ends, of whichever process: 0 while it goes on, None if nobody knows it."""
+    def _private_end(self, position: Position, label: str) -> int | None:
+        """Where a private loop ends, of whichever process: 0 while it goes on, None if nobody has it for this page."""
+        key = position.epoch
         elsewhere = self._elsewhere(key)
         if elsewhere is None:
-            return self.loops.private_end(key)
+            return self.loops.private_end(key, position.offset)
         try:
-            return elsewhere.ask(_member_of(key), key, label)
+            return elsewhere.ask(_member_of(key), key, label, position.offset)
         except HubError:
             return None
 
     def connect(self, page: Page, request: Request) -> Follow:
         """Starts what the page follows, and says how its viewer is to be served."""
+        wait = None
+        if request.wire == "poll" and request.position is not None:
+            most = self.settings.poll_wait
+            wait = most if request.wait is None else min(request.wait, most)
+        return replace(self._connect(page, request), wire=_WIRES[request.wire], wait=wait, owner=page.owner)
+
+    def _connect(self, page: Page, request: Request) -> Follow:
         if page.source is not None:
             return self._connect_private(page, page.source, request)
+        if page.lost:
+            return self._lost(page, request.position, page.lost)
+        if page.is_early:
+            return self._again(page, request.position)
+        self._give_snapshots(page.channels, request)
         return Follow(
             None,
             page.channels,
@@ -434,6 +699,35 @@ class Live:
             into=page.into,
             hold=self._ensure(page.channels),
         )
+
+    def _give_snapshots(self, names: tuple[str, ...], request: Request) -> None:
+        """Has the app say what the hub does not know, and this viewer has to be given."""
+        names = tuple([name for name in names if name in self._sources])
+        if not names:
+            return
+        position = str(request.position or "0")
+        try:
+            lacking = self.meeting.with_hub(lambda hub: hub.lacks(names, position, request.bad_position))
+        except HubError:
+            return  # who adopts the viewer will say so
+        for name in lacking:
+            self._give_snapshot(self._sources[name])
+
+    def _give_snapshot(self, source: SnapshotSource) -> None:
+        try:
+            self.meeting.with_hub(lambda hub: source.give(hub, self.step_context, None, anyway=False))
+        except HubError:
+            return
+        except Exception as error:  # the app's own: its pages fetch themselves, as without it
+            if count := source.failures():
+                logger.error(
+                    "afterload: the snapshot of %r failed, and its pages fetch themselves (failures since the last "
+                    "such record: %d)",
+                    source.name,
+                    count,
+                    exc_info=error,
+                )
+            self.loops.tell(source.name, error)
 
     def connect_document(
         self, page: Page, head: Position, opening: bytes, ending: bytes, shown: Shown
@@ -459,16 +753,23 @@ class Live:
             hold = self._ensure(page.channels)
             follow = Follow(None, page.channels, position=str(head), hold=hold, shown=shown.shared())
             opening += self._first_part(page, head, shown)
-            if not any(name in self._definitions for name in page.channels):
+            if not page.jobs and not any(name in self._definitions for name in page.channels):
                 opening += shown.again()  # such a page has no end
-        return replace(follow, into=page.into, wire=document, opening=opening, ending=ending)
+        return replace(
+            follow, into=page.into, wire=document, opening=opening, ending=ending, owner=page.owner
+        )
 
     def _first_part(self, page: Page, head: Position, shown: Shown) -> bytes:
         """What a page that connects now shows without scripts."""
         shared = self.meeting.shared
         known = head.epoch == shared.epoch  # else the hub has ended meanwhile
         try:
-            steps = shared.answer(page.channels, head.offset if known else None, rendered=known)
+            steps = shared.answer(
+                page.channels,
+                head.offset if known else None,
+                rendered=known,
+                painted=head.painted_of(page.channels) if known else (),
+            )
         except HubError:
             return b""
         return self.hub.fanout.guarded(lambda: shown.part(steps, now=True))
@@ -524,12 +825,12 @@ class Live:
     def _connect_private(self, page: Page, source: Source, request: Request) -> Follow:
         position, channels = request.position, (PRIVATE,)
         if position is not None:
-            log = self.loops.find_private(position.epoch, page.label)
+            log = self.loops.find_private(position.epoch, page.label, position.offset)
             if log is not None:
                 page.close()
                 return Follow(log, channels, at=position.offset, position=str(position), into=page.into)
             elsewhere = self._elsewhere(position.epoch)
-            if elsewhere is not None and self._private_end(position.epoch, page.label) is not None:
+            if elsewhere is not None and self._private_end(position, page.label) is not None:
                 page.close()
                 log = self.hub.new_log(position.epoch)
                 return Elsewhere(
@@ -545,9 +846,7 @@ class Live:
         except LoopError as error:
             page.close()
             self._full(page.label, error)
-            # Its position is repeated: what the page shows is still of the loop that it says.
-            log = self.hub.new_log(_unique())
-            return Follow(log, channels, position=str(position or "0"), into=page.into, hold=False)
+            return self._again(page, position)
         return Follow(
             log,
             channels,
@@ -557,11 +856,17 @@ class Live:
             into=page.into,
         )
 
-    def _lost(self, page: Page, position: Position | None) -> Follow:
+    def _again(self, page: Page, position: Position | None) -> Follow:
+        """The page is to come again in a moment."""
+        # Its position is repeated: what the page shows is still of the loop that it says.
+        log = self.hub.new_log(_unique())
+        return Follow(log, (PRIVATE,), position=str(position or "0"), into=page.into, hold=False)
+
+    def _lost(self, page: Page, position: Position | None, channel: str = PRIVATE) -> Follow:
         log = self.hub.new_log(_LOST + _unique())
-        log.begin(PRIVATE)
-        log.finish(PRIVATE, "lost", "The server no longer has what this page was following.")
-        return Follow(log, (PRIVATE,), at=0, position=str(position or "0"), into=page.into)
+        log.begin(channel)
+        log.finish(channel, "lost", GONE)
+        return Follow(log, (channel,), at=0, position=str(position or "0"), into=page.into)
 
     def _refused(self, name: str, error: LoopError) -> None:
         """A shared loop was not started here."""
@@ -606,16 +911,7 @@ class Elsewhere(Follow):
         """
         assert self.client is not None
         assert self.log is not None
-        said = {
-            "key": self.log.epoch,
-            "label": self.label,
-            "at": self.at,
-            "position": self.position,
-            "into": self.into,
-            "hold": self.hold,
-            "head": self.head.decode("latin-1"),
-            "address": self.address,
-        }
+        said = {"key": self.log.epoch, "label": self.label, "at": self.at, "follow": of_follow(self)}
         self.client.relay(sock, _member_of(self.log.epoch), said)
 
 
@@ -665,6 +961,8 @@ def _in_child() -> None:
         live._lock = threading.Lock()
         live._closing = False
         live._turned_away, live.sent_away = Seldom(), Seldom()
+        for source in live._sources.values():
+            source.renew()
         if live._meeting is not None:
             live._meeting.release()
         if handover.is_forking() and live._is_ready():

@@ -1,4 +1,4 @@
-"""The loops of a process: which run writes which channel, when one is started, and when nobody needs it any more.
+"""The loops and jobs of a process: which run writes which channel, when one is started, and when it is not needed.
 
 What a run is, and how one ends, is said in `afterload.runs`.
 """
@@ -16,16 +16,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-from .errors import LoopError
-from .hub.hub import Hub
-from .hub.leases import FIRST
-from .hub.viewer import Follow
+from .errors import HubError, LoopError
+from .hub import messages
+from .hub.held import Held
+from .hub.hub import Hub, Outlet, Shared
+from .hub.leases import FIRST, STOPPED
 from .log import PRIVATE, Log
 from .pipe import Pipe
-from .runs import Lease, Outlet, Run, Source, StepContext, TaskRun, TextRun, ThreadRun
+from .runs import Lease, Run, Source, StepContext, TaskRun, TextRun, ThreadRun, required
 from .seldom import Seldom
 from .settings import Settings
 
@@ -33,6 +35,9 @@ logger = logging.getLogger("afterload.loops")
 
 _WAITING = 32  # async loops that wait for a hub elsewhere at the same time
 _REMEMBERED = 10_000  # ends of private loops, so that a browser's EventSource is told to stop
+_OVER_MOST = 100  # jobs that have ended, and are brought to the next hub if theirs ends
+_RETURNS = 0.1  # seconds that tasks have for that when all loops are over
+_AGAIN = 0.5  # seconds between two tries to bring the jobs to a hub
 
 
 class SharedLoop:
@@ -51,12 +56,7 @@ class SharedLoop:
             raise LoopError(
                 f"@live.loop needs a generator function (one that yields), and {function!r} is none"
             )
-        needed = [
-            p.name
-            for p in inspect.signature(function).parameters.values()
-            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
-        if needed:
+        if needed := required(function):
             raise LoopError(
                 f"a shared loop is started without arguments, and {name!r} needs {', '.join(needed)}; "
                 "for a loop of each viewer's own, pass the generator to live.page()"
@@ -84,8 +84,19 @@ class SharedLoop:
         self._owner.restart(self)
 
 
+class Whereabouts(Protocol):
+    """Where the hub is (`afterload.hub.meeting`)."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether there may yet be another one than the process has now."""
+
+    def present(self) -> Shared | None:
+        """It, if it is there; looks for it, if not."""
+
+
 class Loops:
-    """The loops of one process.
+    """The loops and jobs of one process.
 
     Args:
         hub: where the private ones publish.
@@ -94,6 +105,9 @@ class Loops:
         definitions: the shared loops, by name; more may come.
         member: what this process is called in its namespace.
         refused: told of a shared loop that was to be started, and why it was not.
+
+    Attributes:
+        whereabouts: of the hub that is to have the jobs' channels; None where that is `hub` for good.
     """
 
     def __init__(
@@ -116,8 +130,12 @@ class Loops:
         self._lock = threading.RLock()
         self._shared: dict[str, Run] = {}
         self._private: dict[str, Run] = {}
+        self._jobs: dict[str, Run] = {}  # by channel
+        self._is_looking = False
+        self._ends_now = False
+        self.whereabouts: Whereabouts | None = None
         self._running: set[Run] = set()
-        self._ends: OrderedDict[str, int] = OrderedDict()
+        self._ends: OrderedDict[str, tuple[int, str, str]] = OrderedDict()  # offset, status and message
         self._event_loop: asyncio.AbstractEventLoop | None = None
 
     def step_context(self) -> AbstractContextManager[Any]:
@@ -224,38 +242,44 @@ class Loops:
         self.hub.watch(log, PRIVATE, lambda count: self._private_viewers(run, count, linger))
         self.hub.later(max(FIRST, linger), lambda: self._close_if_away(run, linger))
 
-    def find_private(self, key: str, label: str) -> Log | None:
-        """The log of a viewer's own loop, while it is remembered."""
+    def find_private(self, key: str, label: str, at: int) -> Log | None:
+        """The log of a viewer's own loop, while it is remembered; later, for who has it all, one that has its end."""
         run = self._private.get(key)
-        return run.log if run is not None and run.label == label else None
+        if run is not None:
+            return run.log if run.label == label else None
+        end, status, message = self._ends.get(key, (0, "", ""))
+        if not 0 < end <= at:
+            return None
+        log = self.hub.new_log(key)
+        log.head = end - 1
+        log.finish(PRIVATE, status, message)
+        return log
 
-    def private_end(self, key: str) -> int | None:
-        """The offset of that loop's end, 0 while it goes on; None if it is unknown."""
+    def private_end(self, key: str, at: int) -> int | None:
+        """The offset of that loop's end, 0 while it goes on; None if there is nothing for a page that is at `at`."""
         run = self._private.get(key)
-        return self._ends.get(key) if run is None else run.log.channels[PRIVATE].ended
+        if run is not None:
+            return run.log.channels[PRIVATE].ended
+        end = self._ends[key][0] if key in self._ends else 0
+        return end if 0 < end <= at else None
 
-    def ask(self, key: str, label: str) -> int | None:
+    def ask(self, key: str, label: str, at: int) -> int | None:
         """The same for another process; None as well if the loop has another name."""
         run = self._private.get(key)
-        return None if run is not None and run.label != label else self.private_end(key)
+        return None if run is not None and run.label != label else self.private_end(key, at)
 
     def take(self, sock: socket.socket, viewer: dict[str, Any]) -> None:
         """Serves the viewer of a private loop that has come to another process."""
-        log = self.find_private(str(viewer["key"]), str(viewer["label"]))
+        log = self.find_private(str(viewer["key"]), str(viewer["label"]), int(viewer["at"]))
         if log is None:
             sock.close()  # it has ended meanwhile: its page comes again, and is told so
             return
-        follow = Follow(
-            log,
-            (PRIVATE,),
-            at=int(viewer["at"]),
-            position=str(viewer["position"]),
-            into=viewer["into"],
-            hold=bool(viewer["hold"]),
-            head=str(viewer["head"]).encode("latin-1"),
-            address=str(viewer["address"]),
-        )
-        self.hub.adopt(sock, follow)
+        asked = messages.follow(viewer["follow"], self.hub.clock, 1, private=True)
+        self.hub.adopt(sock, replace(asked, log=log, at=int(viewer["at"])))
+
+    def revoke(self, owner: str) -> None:
+        """Has the views of an owner's pages asked again, of those with a loop of their own."""
+        self.hub.revoke((), owner)
 
     def leave(self, key: str) -> None:
         """Ends a viewer's own loop; unknown keys are ignored."""
@@ -284,9 +308,9 @@ class Loops:
         with self._lock:
             if self._private.pop(key, None) is None:
                 return
-            end = run.log.channels[PRIVATE].ended
-            if end:
-                self._ends[key] = end
+            channel = run.log.channels[PRIVATE]
+            if channel.ended:
+                self._ends[key] = channel.ended, channel.status, channel.message
                 while len(self._ends) > _REMEMBERED:
                     self._ends.popitem(last=False)
         self.hub.unwatch(run.log, PRIVATE)
@@ -345,17 +369,133 @@ class Loops:
             run.stop()
 
     def stop_all(self, outlet: object) -> None:
-        """Ends the runs of which the leases were somebody's who is gone."""
+        """Ends the runs of which the leases were somebody's who is gone. Jobs go on, and are for the next one."""
         for run in list(self._shared.values()):
             if run.lease is not None and run.lease.outlet is outlet:
                 run.stop()
+        self._look_on()
+
+    # Jobs
+
+    def job(self, source: Source, label: str, hold: Callable[[Held], None]) -> Run:
+        """Starts a job.
+
+        Args:
+            source: the generator.
+            label: its name in log records.
+            hold: has a hub hold its channel.
+
+        Raises:
+            LoopError: as `start_private`; or the process ends.
+            HubError: by `hold`.
+        """
+        held = Held(secrets.token_urlsafe(16), label, self.settings, self._look_on)
+        run = self._run(source, held, held.channel, label)
+        with self._lock:
+            if self._ends_now:
+                raise LoopError("this process is about to end, and its jobs would be lost")
+            if self.full():
+                raise LoopError(f"{len(self._running)} loops are running, and max_loops is no more")
+            self._running.add(run)
+            self._jobs[held.channel] = run  # now: should the hub end meanwhile, the next one is to have it
+        try:
+            hold(held)
+        except BaseException:
+            self._forget_job(held.channel)
+            self.ended(run)
+            raise
+        try:
+            self._start(run)
+        except LoopError as error:
+            run.over(error)
+            raise
+        self._look_on()
+        return run
+
+    def find_job(self, channel: str) -> Run | None:
+        """The run of a job that this process runs, or has run not long ago."""
+        return self._jobs.get(channel)
+
+    def cancel(self, name: str, number: int) -> None:
+        """Tells a job to end; see `leases.Runner`."""
+        run = self._jobs.get(name)
+        if run is not None:
+            run.stop()
+
+    def lose_jobs(self) -> None:
+        """The process ends: jobs are told to, and are lost, and none is started any more. Waits for nothing."""
+        with self._lock:
+            self._ends_now = True
+            jobs = list(self._jobs.values())
+        for run in jobs:
+            if run.held is not None:
+                run.held.lose()
+            run.stop()
+        self.hub.leases.lose(self, STOPPED)
+
+    def come(self, outlet: Outlet) -> None:
+        """There is another hub: it is to have the channels of the jobs."""
+        try:
+            for held in self._held():
+                held.hold(self, outlet)
+        except HubError as error:
+            logger.info("afterload: the jobs of this process are not with their hub yet: %s", error)
+            self._look_on()
+
+    def _held(self) -> list[Held]:
+        with self._lock:
+            return [run.held for run in self._jobs.values() if run.held is not None]
+
+    def _is_to_look(self) -> bool:
+        """Whether there is a job that may have to be brought to another hub than it is with."""
+        where, jobs = self.whereabouts, self._held()
+        if where is None or self._ends_now or not jobs:
+            return False
+        if where.looks:
+            return True
+        shared = where.present()
+        return shared is not None and not all(held.is_with(shared.outlet) for held in jobs)
+
+    def _look_on(self) -> None:
+        """Goes on to bring the jobs to a hub, in a thread of its own, until they are with it."""
+        with self._lock:
+            if self._is_looking or self._ends_now or not self._jobs or self.whereabouts is None:
+                return
+            self._is_looking = True
+        try:
+            threading.Thread(target=self._look, name="afterload-jobs", daemon=True).start()
+        except RuntimeError:  # the next one who sees that it is needed tries again
+            self._is_looking = False
+
+    def _look(self) -> None:
+        while self._is_looking:
+            while self._is_to_look():
+                shared = self.whereabouts.present() if self.whereabouts is not None else None
+                if shared is not None:
+                    self.come(shared.outlet)
+                time.sleep(_AGAIN)
+            self._is_looking = False
+            if self._is_to_look():  # since a moment ago, and who has seen it has seen this thread as well
+                self._is_looking = True
+
+    def _job_over(self, run: Run) -> None:
+        """A job has ended, and is remembered for as long as its hub does so."""
+        self.hub.later(self.settings.loop_retention, lambda: self._forget_job(run.channel))
+        with self._lock:
+            over = [job.channel for job in self._jobs.values() if job.finished]
+        for channel in over[:-_OVER_MOST]:
+            self._forget_job(channel)
+
+    def _forget_job(self, channel: str) -> None:
+        with self._lock:
+            self._jobs.pop(channel, None)
 
     # All of them
 
     def _run(
         self,
         source: Source,
-        to: Log | Lease,
+        to: Log | Lease | Held,
         channel: str,
         label: str,
         step_context: StepContext | None = None,
@@ -374,10 +514,16 @@ class Loops:
         """A run is over (called by it)."""
         with self._lock:
             self._running.discard(run)
+        if run.channel in self._jobs:
+            self._job_over(run)
 
     def report(self, label: str, error: BaseException) -> None:
         """Tells the log and the app's handlers of a failed loop."""
         logger.error("afterload: the loop %r failed", label, exc_info=error)
+        self.tell(label, error)
+
+    def tell(self, label: str, error: BaseException) -> None:
+        """Tells the app's handlers of a failure."""
         for handler in self.handlers:
             try:
                 handler(label, error)
@@ -402,6 +548,7 @@ class Loops:
 
     def close(self, timeout: float = 0.5) -> None:
         """Tells all loops to end, and waits for their clean-up at most `timeout` seconds."""
+        self.lose_jobs()
         with self._lock:
             running = list(self._running)
         for run in running:
@@ -419,4 +566,6 @@ def _no_thread(error: RuntimeError) -> LoopError:
 
 def _run_event_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
+    if left := asyncio.all_tasks(loop):  # which have said that they are over, and have yet to return
+        loop.run_until_complete(asyncio.wait(left, timeout=_RETURNS))
     loop.close()

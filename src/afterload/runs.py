@@ -13,6 +13,7 @@ How a run ends, and who wins when several happen at once (the first that takes t
     viewer away        ──▶ paused: not stepped again after its next yield; back within `linger`: goes on;
     (private loop)         not back, or the client's close(): told to stop
     no viewer (shared) ──▶ after `linger`: told to stop; the next viewer starts a new run
+    no viewer (job)    ──▶ goes on; told to stop, its channel is `cancelled` when it has ended
 
 A private run is *pulled*: it waits while it is `ahead_entries` or `ahead_bytes` ahead of what its viewer's
 socket has taken.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import math
 import threading
@@ -35,7 +37,8 @@ from typing import Any, Protocol, TypeAlias
 
 from .errors import HubError, LoopError
 from .hub.client import Client, Refusal
-from .hub.hub import Hub
+from .hub.held import Held
+from .hub.hub import Hub, Outlet
 from .log import Log
 from .patch import Patch, patches
 from .pipe import Pipe
@@ -53,7 +56,7 @@ _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("afterload
 
 
 class Stopped(BaseException):
-    """Raised inside a loop by `sleep` when the loop should end.
+    """Raised inside a loop by `sleep` when the loop should end; in a job also by `publish` and `track`.
 
     Not an `Exception`, so that ``except Exception`` in a loop does not hold it up.
     """
@@ -76,6 +79,25 @@ def sleep(seconds: float) -> None:
         time.sleep(seconds)
     else:
         run.sleep(seconds)
+
+
+def current() -> Run | None:
+    """The run that this is called in."""
+    return _current.get()
+
+
+def required(function: Callable[..., Any]) -> list[str]:
+    """The names of the arguments without which a function cannot be called.
+
+    Example:
+        >>> required(lambda a, b=1, *rest: None)
+        ['a']
+    """
+    return [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
 
 
 class Owner(Protocol):
@@ -102,19 +124,6 @@ class Owner(Protocol):
         """Forgets a run that is over."""
 
 
-class Outlet(Protocol):
-    """Where what a shared loop yields is published, as long as a lease says so: `hub.leases.Leases`, or another's."""
-
-    def publish_run(self, name: str, number: int, count: int, patches: tuple[Patch, ...]) -> int | None:
-        """Publishes what the run yields as its `count`th; returns None if the lease is over, and nothing was."""
-
-    def give_back(self, name: str, number: int) -> None:
-        """The run has ended, and the loop has not."""
-
-    def finish(self, name: str, number: int, status: str, message: str) -> None:
-        """The run has ended by itself."""
-
-
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to run a shared loop, for one run.
@@ -134,6 +143,7 @@ class Run:
     Attributes:
         log: of a private run: where its one channel is.
         lease: of a shared one.
+        held: of a job: its channel.
         label: its name in log records, and what a private loop has to match when its page comes back.
         step_context: makes the context that each step runs in.
         begun: it was started, or is being so.
@@ -144,7 +154,7 @@ class Run:
         self,
         loops: Owner,
         source: Source,
-        to: Log | Lease,
+        to: Log | Lease | Held,
         channel: str,
         label: str,
         step_context: StepContext | None = None,
@@ -152,7 +162,8 @@ class Run:
         self.loops = loops
         self.source = source
         self.lease = to if isinstance(to, Lease) else None
-        if not isinstance(to, Lease):
+        self.held = to if isinstance(to, Held) else None
+        if not isinstance(to, Lease | Held):
             self.log = to
             self.log.served = 0
         self.channel = channel
@@ -206,7 +217,7 @@ class Run:
 
     def may_step(self) -> bool:
         """Whether the next step may be taken now."""
-        if self.lease is not None:
+        if self.lease is not None or self.held is not None:
             return True
         if self.away:
             return self.runs_on
@@ -221,6 +232,10 @@ class Run:
         """
         entry = patches(thing)
         if not entry:
+            return
+        if self.held is not None:
+            if not self.stopped:
+                self.held.publish(entry)
             return
         if self.lease is not None:
             self._publish_shared(self.lease, entry)
@@ -274,9 +289,11 @@ class Run:
             else:
                 self.status = "failed"
             message = FAILED if self.status == "failed" else ""
-            if not stopped and self.lease is None:
+            if not stopped and self.lease is None and self.held is None:
                 self.loops.hub.finish(self.channel, self.status, message, self.log)
-        if not stopped and self.lease is not None:
+        if self.held is not None:
+            self.held.finish(self.status, message)
+        elif not stopped and self.lease is not None:
             try:
                 if without_hub:
                     self.lease.outlet.give_back(self.channel, self.lease.number)
@@ -444,9 +461,14 @@ class TaskRun(Run):
                 error = e
         await asyncio.shield(self._call(self.over, error))
 
+    def _may_wait(self) -> bool:
+        if self.held is not None:
+            return self.held.is_remote
+        return self.lease is not None and isinstance(self.lease.outlet, Client)
+
     async def _call(self, what: Callable[[Any], None], thing: Any) -> None:
         """Calls what may have to wait for another process, without holding up the other loops."""
-        if self.lease is not None and isinstance(self.lease.outlet, Client):
+        if self._may_wait():
             await self._loop.run_in_executor(self.loops.executor, what, thing)
         else:
             what(thing)

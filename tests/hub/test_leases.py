@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from afterload import LoopError, text
+from afterload import LoopError, Patch, append_text, text
 from afterload.hub import leases as module
 from afterload.hub.leases import FIRST
 from tests.hub.test_hub import Bench, Peer
@@ -563,3 +563,126 @@ class Anything(RuleBasedStateMachine):
 
 TestAnything = Anything.TestCase
 TestAnything.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+
+
+# Jobs
+
+
+class Works(Runner):
+    """A process that runs jobs."""
+
+    def cancel(self, name: str, number: int) -> None:
+        self.told.append(("cancel", name, number))
+
+
+def held(bench: Bench, runner: Runner, name: str = "job-1", *patches: Patch, whole: bool = True) -> int:
+    return bench.hub.leases.hold(runner, name, patches, whole)
+
+
+def test_a_job_needs_no_viewer_and_is_never_given_to_another(bench):
+    runner, other = Works(), Works()
+    bench.hub.leases.offer(other, "clock", LINGER)
+    number = held(bench, runner)
+    bench.wait(1000)
+    assert bench.hub.leases.publish_run("job-1", number, 1, (text("#a", "1"),)) is not None
+    peer = bench.connect("job-1", at=0)
+    assert [event.data for event in peer.read()] == ['["job-1",1,[["text","#a","1"]]]']
+    bench.hub.leases.restart("job-1")
+    bench.hub.leases.withdraw(runner)
+    bench.turn()
+    (end,) = peer.read()
+    assert '"status":"lost"' in end.data
+    assert module.GONE in end.data
+    bench.wait(50)
+    assert (runner.told, other.told) == ([], [])
+    assert bench.hub.leases.publish_run("job-1", number, 2, (text("#a", "2"),)) is None
+
+
+def test_a_job_that_has_ended_is_remembered_for_loop_retention_and_then_forgotten(bench):
+    number = held(bench, Works())
+    bench.hub.leases.finish("job-1", number, "failed", "Sorry.")
+    assert bench.hub.leases.standing("job-1") == ("failed", "Sorry.")
+    bench.wait(99)
+    assert bench.hub.leases.standing("job-1") == ("failed", "Sorry.")
+    bench.wait(2)
+    assert bench.hub.leases.standing("job-1") is None
+    assert "job-1" not in bench.hub.log.channels
+    assert bench.hub.fanout.watchers == {}
+
+
+def test_a_job_that_is_looked_at_is_remembered_for_longer(bench):
+    number = held(bench, Works())
+    bench.hub.leases.finish("job-1", number, "done", "")
+    peer = bench.connect("job-1", "news")
+    bench.wait(150)
+    assert bench.hub.leases.standing("job-1") == ("done", "")
+    peer.sock.close()
+    bench.wait(61)
+    assert bench.hub.leases.standing("job-1") is None
+
+
+def test_only_so_many_that_have_ended_are_remembered_and_all_that_run(bench, monkeypatch):
+    monkeypatch.setattr(module, "_OVER_MOST", 3)
+    runs = held(bench, Works(), "job-runs")
+    for n in range(5):
+        bench.hub.leases.finish(f"job-{n}", held(bench, Works(), f"job-{n}"), "done", "")
+        bench.wait(0.1)
+    assert [bench.hub.leases.standing(f"job-{n}") for n in range(5)] == [None, None, *[("done", "")] * 3]
+    assert bench.hub.leases.standing("job-runs") == ("open", "")
+    assert bench.hub.leases.publish_run("job-runs", runs, 1, (text("#a", "1"),)) is not None
+
+
+def test_a_job_is_told_to_end_and_has_not_until_it_says_so(bench):
+    runner = Works()
+    number = held(bench, runner)
+    assert bench.hub.leases.cancel("job-1") is True
+    assert runner.told == [("cancel", "job-1", number)]
+    assert bench.hub.leases.standing("job-1") == ("open", "")
+    bench.hub.leases.finish("job-1", number, "cancelled", "")
+    assert bench.hub.leases.cancel("job-1") is False
+    assert bench.hub.leases.cancel("none") is False
+
+
+def test_a_loop_is_no_job_and_a_job_no_loop(bench):
+    runner = Works()
+    offered(bench, runner)
+    held(bench, runner)
+    assert bench.hub.leases.standing("clock") is None
+    assert bench.hub.leases.cancel("clock") is False
+    with pytest.raises(LoopError, match="'clock' is the channel of a shared loop"):
+        held(bench, runner, "clock")
+    with pytest.raises(LoopError, match="'job-1' is the channel of a job"):
+        bench.hub.leases.offer(runner, "job-1", LINGER)
+    assert list(bench.hub.leases.offered()) == ["clock"]
+    assert bench.hub.leases.holders() == {"job-1": runner}
+
+
+def test_a_job_that_comes_to_a_new_hub_brings_its_state_and_pages_are_reset_to_it(bench):
+    held(bench, Works(), "job-1", text("#a", "7"))
+    peer = bench.connect("job-1", position="old.9", foreign=True)
+    assert [(event.event, event.data) for event in peer.read()] == [
+        ("reset", '{"channel":"job-1"}'),
+        ("snapshot", '["job-1",1,[["text","#a","7"]]]'),
+    ]
+
+
+def test_a_job_whose_state_is_not_whole_has_pages_fetch_themselves(bench):
+    held(bench, Works(), "job-1", text("#a", "7"), whole=False)
+    assert [event.event for event in bench.connect("job-1", position="old.9", foreign=True).read()] == [
+        "refresh"
+    ]
+
+
+def test_a_job_that_is_held_again_has_one_lease_and_begins_anew(bench):
+    runner = Works()
+    first = held(bench, runner)
+    bench.hub.leases.publish_run("job-1", first, 1, (append_text("#log", "a"),))
+    peer = bench.connect("job-1")
+    peer.read()
+    second = held(bench, runner, "job-1", append_text("#log", "ab"))
+    assert bench.hub.leases.publish_run("job-1", first, 2, (append_text("#log", "x"),)) is None
+    bench.turn()
+    assert [event.event for event in peer.read()] == ["reset", "snapshot"]
+    bench.hub.leases.withdraw(runner, module.STOPPED)
+    assert bench.hub.leases.standing("job-1") == ("lost", module.STOPPED)
+    assert bench.hub.leases.publish_run("job-1", second, 1, (append_text("#log", "x"),)) is None

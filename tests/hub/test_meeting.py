@@ -403,6 +403,22 @@ def test_a_script_that_outlives_the_app_is_told_when_there_is_none(process):
 
 
 @pytest.mark.usefixtures("no_test")
+def test_a_script_that_has_no_descriptor_for_it_has_none_for_now(process, monkeypatch):
+    """Its jobs look for a hub in a thread that is to go on."""
+    meeting = process().meeting
+
+    def none(*what: Any) -> None:
+        raise OSError(24, "too many open files")
+
+    with monkeypatch.context() as few:
+        few.setattr(client.Client, "find", none)
+        assert (meeting.present(), meeting.looks) == (None, True)
+    app = process()
+    serve(app)
+    wait_until(lambda: meeting.present() is not None, 20, "it to find the hub")
+
+
+@pytest.mark.usefixtures("no_test")
 def test_a_script_of_another_user_is_told_so(process, monkeypatch, namespace):
     """It publishes to nobody, and whoever wrote it is to know."""
     monkeypatch.setattr(rendezvous, "present", lambda: [(os.geteuid() + 1, namespace)])

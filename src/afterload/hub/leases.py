@@ -1,4 +1,4 @@
-"""Who runs the shared loops: each once in a namespace, in one of the processes that offer to.
+"""Who runs the shared loops and the jobs: each once in a namespace, in one of its processes.
 
 A **lease** is the right to run one loop, for one run: a number that no other lease of this hub has. What comes under
 any other number is not published, so two runs can never write one channel, whatever their processes believe.
@@ -9,6 +9,15 @@ any other number is not published, so two runs can never write one channel, what
                                │ ──▶ nobody has watched for `linger`: stopped; the next viewer begins anew
                                │ ──▶ its process gives it back, or is gone: another one begins, if somebody watches
                                └ ──▶ its process has no room: another one begins, or they are asked again in a second
+
+A **job** is begun by a process itself, and its lease is never given to another: what it does may have effects, and is
+not to be done again.
+
+::
+
+    held ──▶ it ends by itself, or was told to: remembered for `loop_retention`, then forgotten
+      │  ──▶ its process gives it back, or is gone: `lost`; remembered likewise
+      └─ the hub ends ──▶ its process holds it anew with the next hub, with the state that it has left so far
 
 A runner is told to start and to stop outside the lock, as it may call back, and may be slow to hear: what it does then
 under a lease that it has lost is refused by the number.
@@ -25,6 +34,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import LoopError
+from ..log import OPEN
 from ..patch import Patch
 from ..seldom import Seldom
 
@@ -36,6 +46,10 @@ logger = logging.getLogger("afterload.hub")
 FIRST = 5.0  # seconds that the first viewer of a run has to come, if the linger is less
 _AGAIN = 1.0  # seconds until those who had no room are asked again
 _OFFERS_MOST = 10_000
+_OVER_MOST = 1000  # jobs that have ended, and are remembered
+_WATCHED = 60.0  # seconds until a job that would be forgotten, and is looked at, is looked after again
+GONE = "The server no longer has what this page was following."
+STOPPED = "The server was stopped before it had finished."
 
 
 class Runner(Protocol):
@@ -51,10 +65,13 @@ class Runner(Protocol):
     def stop(self, name: str, number: int) -> None:
         """Ends that run: the lease is over already."""
 
+    def cancel(self, name: str, number: int) -> None:
+        """Tells a job to end. The lease is over when it says that it has."""
+
 
 @dataclass(eq=False)
 class _Loop:
-    """A loop that is offered.
+    """A loop that is offered, or a job.
 
     Attributes:
         linger: seconds it goes on after its last viewer.
@@ -69,6 +86,8 @@ class _Loop:
         status: how the last run ended by itself, or "".
         ended: clock time at which it did.
         viewers: how many were there at the last look.
+        is_job: it is one, and nobody offers it.
+        message: of the status, for the readers of a job's pages.
     """
 
     name: str
@@ -84,6 +103,8 @@ class _Loop:
     status: str = ""
     ended: float = 0.0
     viewers: int = 0
+    is_job: bool = False
+    message: str = ""
 
 
 class Leases:
@@ -112,6 +133,8 @@ class Leases:
                     raise LoopError(f"{_OFFERS_MOST} loops are offered already")
                 loop = self._loops[name] = _Loop(name, linger)
                 self._hub.watch(self._hub.log, name, lambda count: self._watched(name, count))
+            elif loop.is_job:
+                raise LoopError(f"{name!r} is the channel of a job")
             loop.linger = linger
             if runner not in loop.runners:
                 loop.runners.append(runner)
@@ -119,9 +142,15 @@ class Leases:
         if loop.viewers:
             self._try(name)
 
-    def withdraw(self, runner: Runner) -> None:
-        """A runner ends, or is gone: its leases are free, and others begin anew where somebody watches."""
+    def withdraw(self, runner: Runner, message: str = GONE) -> None:
+        """A runner ends, or is gone: its leases are free, and others begin anew where somebody watches.
+
+        Args:
+            runner: who.
+            message: for the readers of the pages of its jobs, which are lost.
+        """
         free = []
+        self.lose(runner, message)
         with self._lock:
             for loop in self._loops.values():
                 if runner in loop.runners:
@@ -153,7 +182,7 @@ class Leases:
                 return None
             loop = self._loops[name]
             if count > loop.count:
-                loop.count, loop.offset = count, self._hub.publish(name, patches)
+                loop.count, loop.offset = count, self._hub.publish(name, patches, self._hub.log)
             return loop.offset
 
     def give_back(self, name: str, number: int) -> None:
@@ -170,16 +199,83 @@ class Leases:
         with self._lock:
             if not self._holds(name, number):
                 return
-            loop = self._loops[name]
-            self._free(loop)
-            loop.status, loop.ended = status, self._hub.clock()
-            self._hub.finish(name, status, message)
+            self._over(self._loops[name], status, message)
 
     def refuse(self, name: str, number: int) -> None:
         """A runner that was told to start has no room."""
         if self._holds(name, number):
             self._refused(self._loops[name], number)
             self._try(name)
+
+    # By those who run jobs
+
+    def hold(self, runner: Runner, name: str, patches: tuple[Patch, ...], whole: bool) -> int:
+        """A runner has begun a job, or comes to this hub with one that goes on.
+
+        Args:
+            runner: who runs it, and nobody else ever will.
+            name: of its channel, which is its own.
+            patches: what the job has left in its channel so far.
+            whole: they are all that is to be done to a page as it was served.
+
+        Returns:
+            The number of the lease; one that was there before is over.
+
+        Raises:
+            LoopError: the channel is a shared loop's.
+        """
+        with self._lock:
+            job = self._loops.get(name)
+            if job is None:
+                job = self._loops[name] = _Loop(name, 0.0, is_job=True)
+                # Also so that it is remembered as long as it is here.
+                self._hub.watch(self._hub.log, name, lambda count: None)
+            elif not job.is_job:
+                raise LoopError(f"{name!r} is the channel of a shared loop")
+            self._free(job)
+            self._last += 1
+            job.number, job.holder = self._last, runner
+            self._held[runner] += 1
+            job.status, job.message, job.count = "", "", 0
+            self._hub.begin(name, whole=whole)
+            if patches:
+                self._hub.publish(name, patches, self._hub.log)
+            return job.number
+
+    def lose(self, runner: Runner, message: str) -> None:
+        """The jobs of a runner are lost, and a message says why to the readers of their pages."""
+        with self._lock:
+            for job in [job for job in self._loops.values() if job.is_job and job.holder is runner]:
+                self._over(job, "lost", message)
+                self._hub.hurry(self._hub.log, job.name)
+
+    def standing(self, name: str) -> tuple[str, str] | None:
+        """How a job stands, by the name of its channel.
+
+        Returns:
+            Its status and the message to it; two empty texts if it is unknown, and its process may yet come; None if it
+            is unknown.
+        """
+        with self._lock:
+            job = self._loops.get(name)
+            if job is not None and job.is_job:
+                return job.status or OPEN, job.message
+            return ("", "") if self._hub.is_young else None
+
+    def is_job(self, name: str) -> bool:
+        """Whether a channel is a job's, which nobody else writes."""
+        loop = self._loops.get(name)
+        return loop is not None and loop.is_job
+
+    def cancel(self, name: str) -> bool:
+        """Tells the process of a job to end it; whether there is one that goes on."""
+        with self._lock:
+            job = self._loops.get(name)
+            if job is None or not job.is_job or job.holder is None:
+                return False
+            holder, number = job.holder, job.number
+        holder.cancel(name, number)
+        return True
 
     # By those who need them
 
@@ -228,7 +324,7 @@ class Leases:
         """Ends the present run of a loop, and begins a new one if somebody watches."""
         with self._lock:
             loop = self._loops.get(name)
-            if loop is None:
+            if loop is None or loop.is_job:
                 return
             had_run = bool(loop.number or loop.status)
             stop = self._revoked(loop)
@@ -250,6 +346,12 @@ class Leases:
         with self._lock:
             return [name for name, loop in self._loops.items() if loop.runners]
 
+    def is_void(self, name: str) -> bool:
+        """Whether what a channel shows is of a run that is over, and its next viewer will begin another."""
+        with self._lock:
+            loop = self._loops.get(name)
+            return loop is not None and bool(loop.runners) and not self._stands(loop)
+
     # How they come and go
 
     def _holds(self, name: str, number: int) -> bool:
@@ -268,6 +370,33 @@ class Leases:
         if loop.holder is not None:
             self._held[loop.holder] -= 1
         loop.number, loop.holder = 0, None
+
+    def _over(self, loop: _Loop, status: str, message: str) -> None:
+        """It has ended; under the lock."""
+        self._free(loop)
+        loop.status, loop.message, loop.ended = status, message, self._hub.clock()
+        self._hub.finish(loop.name, status, message)
+        if loop.is_job:
+            self._hub.later(self._hub.settings.loop_retention, partial(self._forget, loop))
+            over = [job for job in self._loops.values() if job.is_job and not job.number]
+            if len(over) > _OVER_MOST:
+                self._drop(min(over, key=lambda job: job.ended))
+
+    def _forget(self, job: _Loop) -> None:
+        """A job that has ended long ago is not remembered any more."""
+        with self._lock:
+            known = self._loops.get(job.name) is job and not job.number
+            if not known or self._hub.clock() - job.ended < self._hub.settings.loop_retention * 0.999:
+                return
+            if self._hub.viewers(job.name):  # of a page that follows something else as well
+                self._hub.later(_WATCHED, partial(self._forget, job))
+            else:
+                self._drop(job)
+
+    def _drop(self, job: _Loop) -> None:
+        del self._loops[job.name]
+        self._hub.unwatch(self._hub.log, job.name)
+        self._hub.drop(job.name)
 
     def _refused(self, loop: _Loop, number: int) -> None:
         with self._lock:

@@ -30,7 +30,7 @@ from ..settings import Settings
 from . import process, rendezvous
 from .client import Client, Gone, Owner
 from .control import Control
-from .hub import Shared
+from .hub import Outlet, Shared
 from .thread import HubThread
 
 logger = logging.getLogger("afterload.hub")
@@ -62,6 +62,12 @@ class Loops(Owner, Protocol):
 
     def stop_all(self, outlet: Shared) -> None:
         """The leases of a hub are over."""
+
+    def come(self, outlet: Outlet) -> None:
+        """There is a hub, which is to have the jobs."""
+
+    def lose_jobs(self) -> None:
+        """The process ends, and its jobs with it."""
 
 
 class Meeting:
@@ -214,11 +220,33 @@ class Meeting:
                 if isinstance(shared, Client):
                     shared.close()
 
+    @property
+    def looks(self) -> bool:
+        """Whether there may yet be another hub than the process has now."""
+        return not (self.is_settled or self._ends() or self._is_unseen())
+
+    def present(self) -> Shared | None:
+        """The hub, if it is there. If not, it is looked for: once, or in a process that answers requests until it is.
+
+        For who does not wait for it; see `with_hub`.
+        """
+        if self._expects:
+            self._look_on()
+        elif self.looks:
+            try:
+                with self._lock:
+                    if not self.is_settled:
+                        self._find_or_start()
+            except (HubError, OSError):
+                pass  # and the next time again; the second where no descriptor, or no process, is to be had
+        return self._shared if self.is_settled else None
+
     def leave(self) -> None:
         """This process is about to end: others are to run its loops, and to be the hub."""
         client, host = self._client, self._host
         self._leaving = True
         self.serves = self._expects = False
+        self._loops.lose_jobs()
         if client is not None and not client.is_gone:
             try:
                 client.withdraw()
@@ -260,6 +288,7 @@ class Meeting:
                     if listener is not None:
                         self._host = Control(self._hub, listener, self._namespace, "thread")
                         self._client = None
+                        self._loops.come(self._hub.outlet)
                         self._settle(self._hub)
                         if self._ends():  # meanwhile
                             self._host.leave()
@@ -285,6 +314,7 @@ class Meeting:
         self._hub.later(_REPORT, lambda: self._report(client, (0, 0)))
         if self.serves:
             self._offer_all(client)
+        self._loops.come(client)
         self._settle(client)
         if self._closed:  # meanwhile
             client.close()
@@ -357,14 +387,18 @@ class Meeting:
 
     # How who publishes gets one
 
+    def _is_unseen(self) -> bool:
+        """Whether it looks for nobody: tests of an app are not to be seen by who has it open."""
+        return "pytest" in sys.modules and not (self._ever or self._expects)
+
     def _alone_for_now(self) -> bool:
         """Whether nobody else is to be told, as there is no hub that could be found."""
         if self._ever:
             return False
         if self._expects:
             return bool(self._refused) and not self._several
-        if "pytest" in sys.modules:
-            return True  # tests of an app are not to be seen by who has it open
+        if self._is_unseen():
+            return True
         with self._lock:
             if self._client is None:
                 self._find_or_start()

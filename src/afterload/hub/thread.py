@@ -11,7 +11,7 @@ How it ends, and who wins::
     end of process ──▶ the same, by atexit. Daemon threads still run then, so requests may still come: what
                        they hand over later, they close themselves, as `Hub.closed` says so.
     fork           ──▶ in the child: everything is closed without a word. The parent goes on.
-    no end in time ──▶ a thread that is stuck is left alone with its sockets; the process ends anyway.
+    no end in time ──▶ a thread that is stuck is left alone, and closes everything when it goes on.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class HubThread:
         while not self._stop:
             time.sleep(PAUSE)
             self.hub.poller.safely(self._turn)
+        self._release()  # whoever has closed it may not have waited for that
 
     def _turn(self) -> None:
         run_once = self.hub.poller.run_once
