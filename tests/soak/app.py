@@ -12,7 +12,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from jinja2 import DictLoader
 
-from afterload import append, append_text, text
+from afterload import text
 from afterload.flask import Live
 
 app = Flask(__name__)
@@ -31,14 +31,6 @@ def shared() -> Iterator[Any]:
     yield from count()
 
 
-@live.loop
-def rows() -> Iterator[Any]:
-    """Nothing may be lost or doubled: each entry adds one number to the end of a text, and a row."""
-    for n in itertools.count(1):
-        yield [append_text("#n", f",{n}"), append("#rows", f"{n}", keep=20)]
-        live.sleep(0.002)
-
-
 @app.get("/private")
 def private() -> Response:
     return live.page("page.html", count())
@@ -49,19 +41,15 @@ def shared_page() -> Response:
     return live.page("page.html", shared)
 
 
-@app.get("/rows")
-def rows_page() -> Response:
-    return live.page("page.html", rows)
-
-
 @app.get("/named/<name>")
 def named(name: str) -> Response:
     return live.page("page.html", "all", name)
 
 
-@app.post("/publish/<name>")
-def publish(name: str) -> str:
-    return live.publish(name, text("#n", request.get_data(as_text=True)))
+@app.post("/secrets")
+def secrets() -> str:
+    """Publishes the secrets of these channels to them; the last position."""
+    return [live.publish(name, text("#n", f"secret-{name}")) for name in request.get_json()][-1]
 
 
 @app.get("/cost")
@@ -79,6 +67,7 @@ def cost() -> Response:
         resident=resident,
         loops=live.loops.running,
         groups=len(fanout.groups),
+        channels=len(live.hub.log.channels),
         watched=len(fanout.watchers) + len(fanout.progress) + len(fanout.left),
         **{name: value for name, value in live.stats().items() if name in ("viewers", "errors", "handovers")},
     )
