@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from . import browsed, documents, fanout, holding, hubs, nchan, streams
+from . import browsed, documents, fanout, holding, hubs, interruptions, nchan, streams
 from .bench import Bench
 from .servers import BLOCK
 from .system import BenchError, allow_files, busy, ours
@@ -37,6 +37,7 @@ SCENARIOS: dict[str, Scenario] = {
     "template": documents.templates,
     "document": documents.documents,
     "browsers": browsed.browsers,
+    "interruptions": interruptions.interruptions,
     "client": streams.client,
 }
 

@@ -174,4 +174,6 @@ def listening() -> Iterator[tuple[int, int]]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen(4096)
+        # what asyncio does for a connection it knows to be TCP's; of an inherited socket it does not know
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield sock.fileno(), sock.getsockname()[1]

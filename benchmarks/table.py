@@ -118,7 +118,7 @@ A target that is missed says **no**. Figures move by some per cent from run to r
 
 def page(table: str, scenarios: Mapping[str, str], minutes: int, block: int) -> str:
     """All of `docs/benchmarks.md`; `scenarios` are their names with what they say about themselves."""
-    texts = [f"**`{name}`**: {text}" for name, text in scenarios.items()]
+    texts = [f"### `{name}`\n\n{text}" for name, text in scenarios.items()]
     return PAGE.format(table=table, scenarios="\n\n".join(texts), minutes=minutes, block=block)
 
 

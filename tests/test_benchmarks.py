@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 from benchmarks import __main__ as tool
-from benchmarks import browsed, documents, fanout, hubs, nchan, reader, streams, table
+from benchmarks import browsed, documents, fanout, hubs, interruptions, nchan, reader, streams, table
 from benchmarks.bench import Bench, Subject, caveat, fitted, in_turns, looper, ratio
 from benchmarks.publisher import Http, Publisher, to_each
 from benchmarks.servers import BLOCK, Load, Server, gunicorn, load
 from benchmarks.system import BenchError, Process, allow_files, children, compiled, cpu
 from benchmarks.table import Row
 
+from afterload.cli.wires import Block
 from tests.servers.process import wait_until
 
 FACTS = {"cores": "2", "architecture": "x", "kernel": "6", "python": "3", "others": "0.1"} | dict.fromkeys(
@@ -74,7 +75,7 @@ def test_what_the_machine_is_is_found_here() -> None:
 def test_the_page_has_the_table_and_what_each_scenario_says_of_itself() -> None:
     page = table.page("| the table |", {"cpu": "Counts.", "memory": "Weighs."}, 5, 200)
     assert "| the table |" in page
-    assert "**`cpu`**: Counts.\n\n**`memory`**: Weighs." in page
+    assert "### `cpu`\n\nCounts.\n\n### `memory`\n\nWeighs." in page
     assert "in about 5 minutes" in page
 
 
@@ -202,7 +203,7 @@ def test_write_puts_the_same_rows_into_the_docs_and_the_readme(
     assert tool.main(["--write"]) == 0
     page, readme = ((tmp_path / name).read_text() for name in ("docs/benchmarks.md", "README.md"))
     assert "| cpu | ≤ 1.3 | 1.2 × (4 µs) | yes |" in page
-    assert "**`a`**: Says so. And more." in page
+    assert "### `a`\n\nSays so. And more." in page
     assert "| cpu | ≤ 1.3 | 1.2 × | yes |" in readme
     assert readme.startswith("# us\n")
     assert readme.endswith("\nthe end\n")
@@ -785,6 +786,57 @@ def test_a_page_without_the_last_update_or_its_end_is_no_figure(
         browsed._turns(told, Server(1, 0, None), 1, 10)  # type: ignore[arg-type]
 
 
+# What pages show after interruptions
+
+
+def appended(*numbers: int, seq: int, event: str = "patch") -> Block:
+    return Block(
+        event, "", [["rows", seq, [["append", "#rows", f"<li id=row-{n}>@{n}@</li>"] for n in numbers]]]
+    )
+
+
+def message(number: int) -> Block:
+    return Block("message", "", [f"@{number}@"])
+
+
+@pytest.mark.parametrize(
+    ("blocks", "found"),
+    [
+        ([message(1), message(2), message(3)], {}),
+        ([message(1), message(3)], {"lost": 1, "wrong": 1}),
+        ([message(1), message(2)], {"lost": 1, "wrong": 1}),
+        ([message(1), message(2), message(2), message(3)], {"doubled": 1, "wrong": 1}),
+        ([message(1), message(3), message(2)], {"unordered": 1, "wrong": 1}),
+        ([], {"lost": 3, "wrong": 1}),
+    ],
+)
+def test_what_is_lost_doubled_or_out_of_order_on_a_page_is_found(
+    blocks: list[Block], found: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruptions, "SETTLE", 0.0)
+    page = interruptions.Shown(ours=False)
+    for block in blocks:
+        page.take(block)
+    right = {"rows": 3, "lost": 0, "doubled": 0, "unordered": 0, "wrong": 0, "again": 0}
+    assert interruptions.wrong([page], 0, 3) == right | found
+
+
+def test_a_page_of_ours_knows_gaps_snapshots_and_what_it_was_served_with() -> None:
+    page = interruptions.Shown(ours=True)
+    page.fetched("<li id=row-1>@1@</li><li id=row-2>@2@</li>")
+    page.take(appended(2, 3, seq=3))  # 2 was there before its stream was
+    assert (page.rows, page.doubled) == ([1, 2, 3], 0)
+    assert page.is_gap(appended(5, seq=5))
+    assert not page.is_gap(appended(4, seq=4))
+    page.take(appended(3, seq=4))
+    assert page.doubled == 1
+    page.take(appended(3, 4, seq=4, event="snapshot"))
+    assert (page.rows, page.doubled) == ([1, 2, 3, 4], 1)
+    page.fetched("@1@@2@@3@@4@@5@")
+    assert page.rows == [1, 2, 3, 4, 5]
+    assert not page.is_gap(appended(9, seq=9))
+
+
 # The scenarios
 
 
@@ -803,6 +855,7 @@ def test_the_scenario_runs(name: str, bench: Bench) -> None:
         "nchan": 3,
         "template": 4,
         "document": 4,
+        "interruptions": 9,
     }
     assert len(rows) == expected.get(name, 1)
     for row in rows:
