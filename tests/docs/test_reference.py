@@ -21,6 +21,8 @@ from afterload.flask import Live
 from afterload.hub import rendezvous
 from afterload.hub.control import Control
 from afterload.hub.hub import Hub
+from afterload.jobs import Job
+from afterload.paint import Paint
 from afterload.settings import Settings
 from tests.docs.markdown import ROOT, documents, fences, headings, prose, rows
 
@@ -30,7 +32,8 @@ SOURCES = sorted((ROOT / "src" / "afterload").rglob("*.py"))
 
 #: What an adapter for another framework calls, and what stands behind `live_client()`.
 FOR_ADAPTERS = {
-    "adopt", "attend", "client", "connect", "connect_document", "connect_text", "follow", "hub", "is_elsewhere",
+    "adopt", "attend", "cancel_job", "client", "connect", "connect_document", "connect_text", "find_gone", "follow",
+    "hub", "is_elsewhere", "standing",
     "is_over", "leave", "loops", "meeting", "patch", "restart", "sent_away", "serve", "step_context", "updates",
 }  # fmt: skip
 
@@ -114,7 +117,30 @@ def test_the_template_function_and_the_constructor_are_documented_with_their_sig
     assert shown["live_client"] == signature(Live.client)
     assert shown["live_updates"] == signature(Live.updates)
     assert shown["live_patch"] == signature(Live.patch)
+    assert shown["live_state"] == signature(Live.state)
     assert shown["Live"] == signature(Live.__init__)
+
+
+def test_what_a_job_has_is_documented_with_its_signatures() -> None:
+    shown = {
+        name.removeprefix("job."): parameters
+        for name, parameters in documented(REFERENCE / "api.md").items()
+        if name.startswith("job.")
+    }
+    live = Live(Flask("job"))
+    public = {name for name in dir(Job("id", live)) if not name.startswith("_")} - {"gone"}
+    methods = {name: signature(getattr(Job, name)) for name in public if callable(getattr(Job, name, None))}
+    assert shown == {name: methods.get(name, "").replace('<class "str">', "str") for name in public}
+
+
+def test_what_a_state_has_is_documented_with_its_signatures() -> None:
+    shown = {
+        name.removeprefix("state."): parameters
+        for name, parameters in documented(REFERENCE / "api.md").items()
+        if name.startswith("state.")
+    }
+    public = {name for name in vars(Paint) if not name.startswith("_")} - {"is_touched", "looks", "unpainted"}
+    assert shown == {name: signature(getattr(Paint, name)) for name in public}
 
 
 def test_what_a_shared_loop_has_is_documented() -> None:
@@ -128,11 +154,18 @@ def test_what_a_shared_loop_has_is_documented() -> None:
     assert [name for name in methods if f"`{name}()`" not in said] == []
 
 
-def test_the_helper_for_tests_is_documented_with_its_signature() -> None:
+def test_what_is_for_tests_is_documented_with_its_signatures() -> None:
     path = ROOT / "docs" / "how-to" / "testing.md"
-    assert documented(path) == {"follow": signature(testing.follow)}
+    public = {name: getattr(testing, name) for name in testing.__all__ if name != "Block"}
+    assert documented(path) == {name: signature(found) for name, found in public.items()}
     shown = " ".join(row[0] for row in rows(path))
-    assert [f.name for f in dataclasses.fields(testing.Block) if f"`{f.name}`" not in shown] == []
+    fields = [*dataclasses.fields(testing.Block), *dataclasses.fields(testing.Fault)]
+    proxy = [name for name in dir(testing.FaultProxy) if not name.startswith("_") and name != "close"]
+    names = [f.name for f in fields] + [
+        name for name in proxy if not callable(getattr(testing.FaultProxy, name))
+    ]
+    assert [name for name in names if f"`{name}`" not in shown] == []
+    assert [name for name in proxy if f"`{name}" not in shown] == []
 
 
 # Counters
@@ -141,7 +174,7 @@ def test_the_helper_for_tests_is_documented_with_its_signature() -> None:
 def test_every_number_in_stats_is_documented_and_no_other() -> None:
     table = [row[0] for row in rows(REFERENCE / "api.md")]
     shown = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
-    arguments = {"template", "context", "sources", "into", "restart", "away"}
+    arguments = {"template", "context", "sources", "into", "restart", "away", "owner"}
     app_live = Live(Flask("stats"))
     app_live.publish("a", "b")
     stats = app_live.stats()
@@ -167,7 +200,11 @@ def counters() -> set[str]:
     for path in SOURCES:
         text = path.read_text()
         found |= set(re.findall(r'counters\["(\w+)"\]', text)) | set(re.findall(r'\bcount\("(\w+)"\)', text))
-        found |= {f"ended_{reason}" for reason in re.findall(r'self\._(?:drop|forget)\(\w+, "(\w+)"', text)}
+        for said in (
+            r'self\._(?:drop|send_away)\(\w+, "(\w+)"',
+            r'\.closing\b.* = (?:viewer\.closing or )?"(\w+)"',
+        ):
+            found |= {f"ended_{reason}" for reason in re.findall(said, text)}
     causes = {"state", "snapshot", "refresh"}  # of afterload.log.Answer
     assert all(f'"{cause}"' in (ROOT / "src/afterload/log.py").read_text() for cause in causes)
     return found | {f"answers_{cause}" for cause in causes}

@@ -17,10 +17,11 @@ import pytest
 from flask.testing import FlaskClient
 from markupsafe import Markup
 
-from afterload import Patch, append, append_text, navigate, text, value
+from afterload import Patch, append, append_text, attr, text, value
 from afterload.testing import Block, follow
 from tests.docs.markdown import ROOT
 from tests.examples.mounted import MODULES, NAMES
+from tests.servers.process import wait_until
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def client(
     module = MODULES[request.param]
     monkeypatch.setenv("ORDERS", str(tmp_path / "orders.sqlite"))
     monkeypatch.setenv("BOARD", str(tmp_path / "board.sqlite"))
+    monkeypatch.setenv("STOCK", str(tmp_path / "stock.sqlite"))
     over = threading.Event()
     before = threading.enumerate()
     if request.param == "anywhere":
@@ -79,7 +81,7 @@ def log_in(module: ModuleType, user: str) -> FlaskClient:
 
 
 @pytest.mark.parametrize(
-    "client", [n for n in NAMES if n not in ("hello", "login", "report", "template")], indirect=True
+    "client", [n for n in NAMES if n not in ("hello", "jobs", "login", "report", "template")], indirect=True
 )
 def test_the_page_is_whole_html_with_a_script_that_follows(client: FlaskClient) -> None:
     response = client.get("/")
@@ -131,6 +133,44 @@ def test_who_comes_after_the_end_of_the_work_is_shown_the_result(client: FlaskCl
     assert int(first.content) < 50
 
 
+@of("jobs")
+def test_a_form_starts_work_that_says_how_far_it_is_and_what_came_of_it(client: FlaskClient) -> None:
+    assert '<textarea name="lines"' in client.get("/").text
+    started = client.post("/imports", data={"lines": "a@example.org\r\nb\r\n<c>\r\n"})
+    assert started.status_code == 303
+    page = started.headers["Location"]
+    assert "data-position=" in client.get(page).text
+    blocks = follow(client, page)
+    assert blocks[-1].status == "done"
+    shown = patches(blocks)
+    assert shown[-1] == text("#result", "1 of 3 lines are addresses.")
+    assert value("#bar", 3) in shown
+    assert attr("#bar", "max", 3) in shown
+    late = patches(follow(client, page))
+    assert append("#wrong", "<c> is no address. ", keep=100) in late
+    assert late[-1] == shown[-1]
+    assert client.get("/imports/none").status_code == 404
+
+
+@of("jobs")
+def test_the_work_is_cancelled_by_a_button_and_its_page_shows_how_far_it_got(client: FlaskClient) -> None:
+    page = client.post("/imports", data={"lines": "a@example.org\n" * 900}).headers["Location"]
+    follow(client, page, limit=2)
+    assert client.post(f"{page}/cancel").headers["Location"] == page
+    blocks = follow(client, page)
+    assert (blocks[-1].event, blocks[-1].status) == ("end", "cancelled")
+    assert "#result" not in {patch.target for patch in patches(blocks)}
+
+
+@of("jobs")
+def test_where_there_is_no_room_the_form_says_so(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULES["jobs"].live.loops, "full", lambda: True)
+    answer = client.post("/imports", data={"lines": "a"})
+    assert (answer.status_code, answer.text[:8]) == (503, "Too much")
+
+
 @of("log")
 def test_the_log_escapes_what_it_shows_and_keeps_500_lines(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
@@ -169,6 +209,31 @@ def test_after_a_restart_a_page_with_orders_is_told_to_fetch_itself(client: Flas
     [told] = follow(client, "/", limit=1, headers={"Last-Event-ID": block.id})
     assert told.event == "refresh"
     assert '<li id="order-1">tea</li>' in client.get("/").text
+
+
+@of("wall")
+def test_the_wall_shows_what_was_written_before_a_page_was_opened(client: FlaskClient) -> None:
+    assert '<b id="last">never</b>' in client.get("/").text
+    assert client.post("/", data={"note": "<hello>"}).status_code == 302
+    page = client.get("/").text
+    assert '<ul id="notes"><li>&lt;hello&gt;</li></ul>' in page
+    assert re.search(r'<b id="last">\d\d:\d\d:\d\d</b>', page)
+
+
+@of("stock")
+def test_a_page_with_the_stock_comes_back_in_place_after_a_restart(client: FlaskClient) -> None:
+    page = client.get("/").text
+    assert '<b id="count-tea">50</b> tea' in page
+    assert client.post("/take/tea").status_code == 302
+    assert client.post("/take/<gold>").status_code == 404
+    [block] = follow(
+        client, "/", limit=1, headers={"Last-Event-ID": page.split('data-position="')[1].split('"')[0]}
+    )
+    assert text("#count-tea", 49) in block.patches
+    MODULES["stock"].live.close()  # memory is lost
+    reset, snap = follow(client, "/", limit=2, headers={"Last-Event-ID": block.id})
+    assert (reset.event, snap.event) == ("reset", "snapshot")
+    assert '<b id="count-tea">49</b> tea' in snap.patches[0].content
 
 
 @of("board")
@@ -251,7 +316,9 @@ def test_only_those_who_are_logged_in_may_follow(client: FlaskClient) -> None:
 
 
 @of("login")
-def test_a_message_reaches_whom_it_is_for_and_a_logout_sends_the_page_away(client: FlaskClient) -> None:
+def test_a_message_reaches_whom_it_is_for_and_a_logout_ends_the_streams_of_the_user(
+    client: FlaskClient,
+) -> None:
     module = MODULES["login"]
     ann, bob = log_in(module, "ann"), log_in(module, "bob")
     ann.post("/say", data={"to": "bob", "text": "hello"})
@@ -261,8 +328,16 @@ def test_a_message_reaches_whom_it_is_for_and_a_logout_sends_the_page_away(clien
     assert patches([block]) == [text("#to-all", "ann: all")]
     same = module.app.test_client()
     same.post("/login", data={"user": "ann"})
-    same.post("/logout")
-    assert patches(follow(ann, "/", limit=1, headers={"Last-Event-ID": block.id})) == [navigate("/login")]
+    ends: list[str] = []
+    watching = threading.Thread(
+        target=lambda: ends.extend(b.event for b in follow(same, "/", headers={"Last-Event-ID": block.id}))
+    )
+    watching.start()
+    wait_until(lambda: module.live.viewers("user ann"), 5, "the page to follow")
+    ann.post("/logout")
+    watching.join(5)
+    assert ends == ["bye"]
+    assert patches(follow(bob, "/", limit=1)) == [text("#to-all", "ann: all"), text("#to-you", "ann: hello")]
     assert client.post("/say", data={"to": "", "text": "x"}).headers["Location"] == "/login"
 
 

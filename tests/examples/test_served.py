@@ -26,7 +26,7 @@ COUNTS = "Number(document.querySelector('#data').textContent.split(' ')[1]) > 3"
 @pytest.fixture(scope="module")
 def server(module_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Server:
     folder = tmp_path_factory.mktemp("databases")
-    env = {"ORDERS": str(folder / "orders.sqlite"), "BOARD": str(folder / "board.sqlite")}
+    env = {name.upper(): str(folder / f"{name}.sqlite") for name in ("board", "orders", "stock")}
     return module_servers.gunicorn("tests.examples.mounted:app", env=env)
 
 
@@ -45,6 +45,26 @@ def _progress(page: Page) -> None:
     page.wait_for_status("ended")
     page.click("button")
     page.wait_for("document.querySelector('#bar').value > 0 && document.querySelector('#bar').value < 50")
+    assert page.text("#result") == ""
+
+
+def _jobs(page: Page) -> None:
+    page.click("button")
+    page.wait_for("document.querySelector('#bar')?.value > 2")
+    page.run("location.reload()")  # it goes on
+    page.wait_for_text("#result", "42 of 50 lines are addresses.", timeout=20)
+    page.wait_for_status("ended")
+    assert page.text("#bar-text").startswith("50 of 50 · ")
+    assert page.eval("document.querySelector('#bar').value === document.querySelector('#bar').max")
+    assert page.eval("getComputedStyle(document.querySelector('#cancel')).display") == "none"
+    page.click("a")
+    page.wait_for("document.querySelector('textarea')")
+    page.run("document.querySelector('textarea').value = 'user@example.org\\n'.repeat(1000)")
+    page.click("button")
+    page.wait_for("document.querySelector('#bar')?.value > 0")
+    page.click("#cancel button")
+    page.wait_for_text("#notice", "It was cancelled.")
+    page.wait_for_status("ended")
     assert page.text("#result") == ""
 
 
@@ -142,6 +162,29 @@ def _board(page: Page) -> None:
     page.wait_for_status("live")
 
 
+def _stock(page: Page) -> None:
+    page.wait_for_status("live")
+    left = int(page.text("#count-tea"))  # other browsers have been here
+    for count in (left - 1, left - 2):
+        page.run("document.querySelector('#count-tea ~ button').click()")
+        page.wait_for_text("#count-tea", str(count))
+    page.wait_for_status("live")
+
+
+def _wall(page: Page) -> None:
+    page.wait_for_status("live")
+    written = "document.querySelectorAll('#notes li').length"
+    before = page.eval(written)
+    for note in ("<one>", "two"):
+        before += 1
+        page.type("input", note)
+        page.click("button")
+        page.wait_for(f"{written} === {before}")
+        page.wait_for_text("#notes li:last-child", note)
+        page.wait_for(TIME.replace("#time", "#last"))
+    page.wait_for_status("live")
+
+
 CHECKS: dict[str, Callable[[Page], None]] = {
     "anywhere": _anywhere,
     "bare": _bare,
@@ -151,6 +194,7 @@ CHECKS: dict[str, Callable[[Page], None]] = {
     "failing": _failing,
     "hello": _hello,
     "report": _report,
+    "jobs": _jobs,
     "log": _log,
     "login": _login,
     "orders": _orders,
@@ -158,8 +202,10 @@ CHECKS: dict[str, Callable[[Page], None]] = {
     "spinner": _private,
     "spinner_async": _private,
     "status": _status,
+    "stock": _stock,
     "template": _template,
     "tokens": _tokens,
+    "wall": _wall,
 }
 
 
