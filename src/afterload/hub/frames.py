@@ -57,7 +57,7 @@ def frame(message: Message, descriptors: int = 0) -> bytes:
 
     Example:
         >>> frame({"say": "hello"})
-        b'al\x01\x00\x00\x00\x00\x0f{"say":"hello"}'
+        b'al\x02\x00\x00\x00\x00\x0f{"say":"hello"}'
     """
     body = json.dumps(message, separators=(",", ":")).encode()
     if len(body) > LONGEST:
