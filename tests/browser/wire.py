@@ -102,6 +102,9 @@ Answer = tuple[int, dict[str, str], str]
 How = Literal["open", "held", "refused"]
 
 
+_used: set[int] = set()
+
+
 class Wire:
     """The server.
 
@@ -141,7 +144,12 @@ class Wire:
             def handle_error(self, *args: Any) -> None:
                 """A browser that goes away is no error."""
 
+        # A browser keeps what an earlier page of the same origin has stored: which wires do not work there.
         self._server = Server(("127.0.0.1", 0), Handler)
+        while self._server.server_port in _used:
+            self._server.server_close()
+            self._server = Server(("127.0.0.1", 0), Handler)
+        _used.add(self._server.server_port)
         self.origin = f"http://127.0.0.1:{self._server.server_port}"
         self.url = f"{self.origin}/page"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
