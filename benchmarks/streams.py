@@ -87,6 +87,7 @@ def stalled(bench: Bench) -> Iterator[Row]:
 def _fill(bench: Bench, server: Server, http: Http, held: Load) -> int:
     """Publishes until a viewer takes no more, and megabytes past that; by how much the worker grew by them."""
     fill = Publisher(server.port, BIG)
+    fill.run(bench.size(50), 0.02)  # else what the log and the others need for such blocks is taken for growth
     while json.loads(http.ask("GET", "/kept"))[0] == 0:
         if fill.published > 1000:
             raise BenchError("the viewer that never reads has no end of room")

@@ -28,7 +28,9 @@ app.jinja_loader = DictLoader(  # type: ignore[assignment]
     {"page.html": "<p id=data>nothing received yet</p><p id=log></p>{{ live_client() }}"}
 )
 app.config["AFTERLOAD_MAX_LOOPS"] = 100
-live = Live(app, stall=float(os.environ.get("STALL", "60")))
+live = Live(
+    app, stall=float(os.environ.get("STALL", "60")), heartbeat=float(os.environ.get("HEARTBEAT", "20"))
+)
 go = threading.Event()
 enough = threading.Event()
 

@@ -87,3 +87,18 @@ def test_who_reads_nothing_is_dropped_after_the_stated_time_and_counted(servers:
     wait_until(lambda: stats(server).get("ended_stalled") == 1, 20, "it to be dropped")
     assert stats(server)["viewers"] == 0
     reader.sock.close()
+
+
+def test_who_reads_nothing_for_a_while_is_not_taken_for_one_that_has_vanished(servers: Servers) -> None:
+    """Its system acknowledges nothing either, when its buffers are full, for much longer than a heartbeat."""
+    server = servers.gunicorn("tests.servers.live_app:app", env={"HEARTBEAT": "1"})
+    reader = Reader(server, "stream")
+    reader.read(100)
+    wait_until(lambda: stats(server)["behind"] == 1, 20, "its buffers to be full")
+    until = stats(server)["published"] + PUBLISHED  # some 3 heartbeats, or more
+    wait_until(lambda: stats(server)["published"] > until, 20, "more to be published")
+    assert "ended_reset" not in stats(server)
+    before = len(reader.numbers())
+    while len(reader.numbers()) < before + 10:
+        assert reader.read(65536)
+    reader.sock.close()
