@@ -26,11 +26,12 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import handover
+from .connecting import NoRoom
 from .errors import HubError
 from .hub.fanout import jittered
 from .hub.hub import Hub
 from .hub.viewer import MSG_DONTWAIT, SEND_FLAGS, Follow
-from .live import Live, NoRoom
+from .live import Live
 from .position import Position
 from .wire import websocket
 

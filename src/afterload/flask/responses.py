@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flask import current_app
 
 from .. import live as core
+from ..connecting import NoRoom
 from ..hub.viewer import Follow
-from ..live import NoRoom
 from ..negotiate import JSON, Request
 from ..negotiate import STREAM as STREAM_TYPE
 from ..noscript import Shown
