@@ -36,7 +36,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from .errors import HubError, LoopError
-from .hub.client import Client, Refusal
+from .hub.calls import Refusal
+from .hub.client import Client
 from .hub.held import Held
 from .hub.hub import Hub, Outlet
 from .log import Log

@@ -16,7 +16,7 @@ import pytest
 
 from afterload.cli import main
 from afterload.hub import rendezvous
-from afterload.hub.client import Calls
+from afterload.hub.calls import Calls
 from afterload.hub.frames import LONGEST
 from afterload.position import Position
 from tests.cli.hubs import afterload, environment, new_namespace, running, table

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from afterload.hub import rendezvous
-from afterload.hub.client import Calls, Client
+from afterload.hub.calls import Calls
+from afterload.hub.client import Client
 from afterload.hub.control import Control
 from afterload.hub.frames import VERSION, Frames, Message, frame, receive, rights
 from afterload.hub.thread import HubThread

@@ -16,9 +16,11 @@ import pytest
 
 from afterload import text
 from afterload.errors import HubError, LoopError
+from afterload.hub import calls as of_calls
 from afterload.hub import client as module
 from afterload.hub import rendezvous
-from afterload.hub.client import Calls, Client, Gone
+from afterload.hub.calls import Calls, Gone
+from afterload.hub.client import Client
 from afterload.hub.frames import VERSION, Frames, frame
 from afterload.hub.viewer import Follow
 from afterload.settings import Settings
@@ -110,7 +112,7 @@ def test_an_entry_that_is_refused_disturbs_no_other_of_its_batch(door):
 
 
 def test_more_than_one_go_may_carry_is_sent_in_several(door, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 500)
+    monkeypatch.setattr(of_calls, "_BATCH", 500)
     client = door.client()
     client.publish("news", PATCH)
     go_on = door.busy()

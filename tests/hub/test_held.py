@@ -12,7 +12,7 @@ import pytest
 
 from afterload import JobError, append, append_text, text
 from afterload.errors import HubError, PatchError
-from afterload.hub.client import Gone, Refusal
+from afterload.hub.calls import Gone, Refusal
 from afterload.hub.held import Held
 from afterload.hub.leases import GONE, STOPPED
 from afterload.jobs import Job

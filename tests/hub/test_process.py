@@ -228,7 +228,7 @@ def test_what_the_hub_has_to_tell_is_in_the_log_of_a_process_that_is_there(names
 REAPED = """
 import ctypes, os, signal, sys
 from afterload.hub import process
-from afterload.hub.client import Calls
+from afterload.hub.calls import Calls
 from afterload.hub.hub import Hub
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what is orphaned below is this one's
 process.start(sys.argv[1], float(sys.argv[2]))

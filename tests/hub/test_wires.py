@@ -374,7 +374,7 @@ def test_who_was_revoked_while_the_view_had_its_say_is_given_nothing(
     again = Reader(bench, wire, "a", "b", owner="bob", asked=bench.clock())
     assert [said.event for said in again.read()] == ["snapshot"]
     bench.wait(600)
-    assert not bench.hub.fanout._revoked, "it is not remembered for ever"
+    assert not bench.hub.fanout._revocations._at, "it is not remembered for ever"
 
 
 def test_many_who_are_revoked_are_not_told_to_come_back_together(bench: Bench) -> None:

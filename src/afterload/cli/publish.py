@@ -134,7 +134,7 @@ def _stdin() -> str:
 
 
 def _publish(namespace: str, channel: str, entry: tuple[Patch, ...]) -> str:
-    from ..hub.client import Calls, Gone
+    from ..hub.calls import Calls, Gone
     from ..hub.messages import entry as said
     from ..position import Position
     from ..settings import Settings

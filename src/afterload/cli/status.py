@@ -61,7 +61,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _ask(namespace: str) -> dict[str, Any] | None:
     """What a hub says; None if there is none."""
-    from ..hub.client import Calls, Gone
+    from ..hub.calls import Calls, Gone
 
     calls = Calls(namespace, _TIMEOUT)
     try:

@@ -43,6 +43,7 @@ from ..settings import Settings
 from ..wire import poll, websocket
 from .lingering import Lingering
 from .poller import READ, WRITE, Poller
+from .revocations import Revocations
 from .viewer import SEND_FLAGS, Follow, Group, GroupKey, Send, Viewer, Wire, expect, gil_keeping_send, tune
 
 logger = logging.getLogger("afterload.hub")
@@ -55,7 +56,6 @@ DISCARD = 65_536  # more than this in one read is a flood
 _YOUNGEST = 0.75  # of `max_age`: no viewer is sent away before
 _SENT_AWAY = 500  # ms after which who was sent away comes back,
 _EACH = 2  # and over how many for each of them that is spread: their views are all asked then
-_LONGEST_VIEW = 300.0  # seconds that a view may take, and a revocation meanwhile is not overlooked
 
 Key = tuple[str, str]
 
@@ -105,7 +105,7 @@ class Fanout:
         self.counters: Counter[str] = Counter()
         self.written_through: Counter[str] = Counter()
         self.by_channel: dict[Key, list[Group]] = {}
-        self._revoked: dict[Key, float] = {}  # (channel, "") or ("", owner) -> when; the last stands last
+        self._revocations = Revocations()
         self._counts: Counter[Key] = Counter()
         self._addresses: Counter[str] = Counter()
         self.descriptors_most: float = math.inf
@@ -238,7 +238,8 @@ class Fanout:
             )
         key: Hashable = (answer.offset, asked)
         self._answers[key] = answer
-        was_revoked = self._was_revoked(follow)
+        shared = names if log is self.shared else ()
+        was_revoked = self._revocations.concern(follow.asked, shared, follow.owner)
         if was_revoked:  # it is given nothing before its view has had its say once more
             answer, key = Answer((), answer.offset, finished=False, cause=""), None
         viewer.at = answer.offset
@@ -600,7 +601,7 @@ class Fanout:
                 if now - viewer.stalled > self.settings.stall:
                     self._drop(viewer, "stalled")
         self._send_away_the_old(now)
-        self._forget_revocations()
+        self._revocations.forget(now)
         self.lingering.tick(now)
 
     def _send_away_the_old(self, now: float) -> None:
@@ -625,10 +626,7 @@ class Fanout:
 
         Those as well whose view is having its say just now: it may not know yet.
         """
-        self._forget_revocations()
-        for key in [(name, "") for name in names] + ([] if owner is None else [("", owner)]):
-            self._revoked.pop(key, None)
-            self._revoked[key] = self.clock()
+        self._revocations.add(names, owner, self.clock())
         found: list[Viewer] = []
         for group in self.groups.values():
             if group.log is self.shared and not set(names).isdisjoint(group.names):
@@ -637,16 +635,6 @@ class Fanout:
                 found += [viewer for viewer in group.viewers() if viewer.owner == owner]
         for viewer in found:
             self._send_away(viewer, "revoked", most=max(_SENT_AWAY // 2, len(found) * _EACH))
-
-    def _was_revoked(self, follow: Follow) -> bool:
-        """Whether that was after its request came."""
-        names = follow.names if follow.log is self.shared else ()
-        keys = [("", follow.owner), *[(name, "") for name in names]]
-        return any(follow.asked < self._revoked.get(key, -math.inf) for key in keys)
-
-    def _forget_revocations(self) -> None:
-        while self._revoked and self.clock() - next(iter(self._revoked.values())) > _LONGEST_VIEW:
-            del self._revoked[next(iter(self._revoked))]
 
     def _send_away(self, viewer: Viewer, why: str, most: int = _SENT_AWAY // 2) -> None:
         """Ends a viewer with `bye`, behind what it has been given; at most so many ms make its return later."""

@@ -20,7 +20,8 @@ from ..log import OPEN
 from ..patch import Patch
 from ..settings import Settings
 from ..state import State
-from .client import Client, Refusal
+from .calls import Refusal
+from .client import Client
 from .hub import Outlet
 from .leases import STOPPED, Runner
 

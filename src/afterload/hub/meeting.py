@@ -28,7 +28,8 @@ from ..errors import HubError
 from ..patch import Patch
 from ..settings import Settings
 from . import process, rendezvous
-from .client import Client, Gone, Owner
+from .calls import Gone
+from .client import Client, Owner
 from .control import Control
 from .hub import Outlet, Shared
 from .thread import HubThread

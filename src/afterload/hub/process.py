@@ -38,7 +38,7 @@ from .. import errors
 from ..errors import HubError
 from ..settings import Settings
 from . import rendezvous
-from .client import Calls
+from .calls import Calls
 from .control import Control
 from .hub import Hub
 from .thread import PAUSE, raise_file_limit
