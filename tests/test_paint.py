@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup, escape
 
-from afterload import LoopError, paint
+from afterload import LoopError, content, paint
 from afterload import patch as p
 from afterload.paint import Paint
 from afterload.patch import Patch
@@ -165,7 +165,7 @@ def test_what_is_painted_is_text_or_balanced_markup(
 
 def test_markup_that_is_nested_without_end_is_cut_and_ends() -> None:
     deep = Paint("c", state_of([p.html("#x", Markup("<b>" * 5000 + "in"))]).parts(), None)["#x"]
-    assert deep == "<b>" * paint._DEEPEST + "in" + "</b>" * paint._DEEPEST
+    assert deep == "<b>" * content._DEEPEST + "in" + "</b>" * content._DEEPEST
 
 
 def test_elements_that_patches_have_put_into_one_another_may_be_deep() -> None:
@@ -181,14 +181,14 @@ def test_what_many_patches_change_is_found_without_a_look_at_all_there_is(
     order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = 0
-    came = paint._Content._came
+    came = content.Content._came
 
     def counted(content: Any, new: Any, around: Any) -> None:
         nonlocal looked
         looked += len(new)
         came(content, new, around)
 
-    monkeypatch.setattr(paint._Content, "_came", counted)
+    monkeypatch.setattr(content.Content, "_came", counted)
     rows = [p.append("#x", Markup("<li id=r{0}><b id=n{0}></b></li>").format(n)) for n in range(500)]
     names = [p.text(f"#n{n}", n) for n in range(500)]
     brought = (

@@ -10,12 +10,11 @@ from html.parser import HTMLParser
 
 from markupsafe import escape
 
-from ..state import root_of
+from ..state import VOID, root_of
 
 MOST = 16_384  # characters of a piece; longer ones are left out
 ADDED_MOST = 4000  # characters of what was added to one element; the oldest go first
 
-VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
 # Their content is no HTML, or is not shown, or is not ours to touch.
 OTHER = frozenset(
     "iframe math noembed noframes noscript object plaintext script select style svg template textarea title xmp".split()
