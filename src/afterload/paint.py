@@ -43,6 +43,7 @@ class Paint(Mapping[str, Any]):
 
     Example:
         >>> from afterload import append, text
+        >>> from markupsafe import Markup
         >>> paint = Paint("orders", [(1, text("#count", 2)), (2, append("#rows", Markup("<li>tea</li>")))], at=None)
         >>> paint["#count"], paint["#rows"]
         ('2', Markup('<li>tea</li>'))
@@ -94,6 +95,7 @@ class Paint(Mapping[str, Any]):
 
         Example:
             >>> from afterload import append
+            >>> from markupsafe import Markup
             >>> paint = Paint("log", [(1, append("#log", Markup("<li>one</li>"), keep=2))], at=None)
             >>> paint.get("#log", Markup("<li>nothing yet</li>"))
             Markup('<li>nothing yet</li><li>one</li>')

@@ -16,19 +16,14 @@ the connection over. `Live.document` and `Live.stream_template` do the same for 
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
 import json
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from flask import (
     Flask,
@@ -41,7 +36,7 @@ from flask import (
     url_for,
 )
 from markupsafe import Markup
-from werkzeug.exceptions import Forbidden, HTTPException, NotFound
+from werkzeug.exceptions import Forbidden, NotFound
 
 from .. import live as core
 from ..errors import JobError, LoopError, SettingError
@@ -49,7 +44,7 @@ from ..hub.rendezvous import default_namespace
 from ..hub.thread import HubThread
 from ..jobs import Job
 from ..loops import SharedLoop
-from ..negotiate import Request, latin1_to_utf8, negotiate
+from ..negotiate import Request
 from ..noscript import Shown
 from ..page import Page, followed
 from ..paint import Paint
@@ -57,20 +52,19 @@ from ..position import Position
 from ..settings import Settings, checked
 from ..wire import document
 from ..wsgi import HEAD, Middleware
-from . import rendering, streamed
+from . import client, rendering, streamed
+from .asked import asked
 from .rendering import PAINTED, Painted, Rendering, name_of
 from .responses import Document, Events, Template, written
+from .routing import routing_pages
 
 if TYPE_CHECKING:
     import jinja2
-    from werkzeug.routing import MapAdapter
 
 __all__ = ["Live"]
 
 logger = logging.getLogger("afterload.flask")
 
-PATH = "/_afterload/afterload.js"
-ENDPOINT = "afterload_client"
 _PREFIX = "AFTERLOAD_"
 
 
@@ -131,13 +125,13 @@ class Live(core.Live):
         self._namespace = self.settings.namespace or _namespace_of(app)
         app.extensions["afterload"] = self
         any_host: dict[str, Any] = {"host": "<afterload_host>"} if app.url_map.host_matching else {}
-        app.add_url_rule(PATH, ENDPOINT, _client, **any_host)
+        app.add_url_rule(client.PATH, client.ENDPOINT, client.answer, **any_host)
         app.jinja_env.globals.update(
             live_client=self.client, live_updates=self.updates, live_patch=self.patch, live_state=self.state
         )
         app.jinja_env.globals.setdefault("live", self)
         self._carried = streamed.Carried(app)
-        app.create_url_adapter = _routing_pages(app.create_url_adapter)  # type: ignore[method-assign]
+        app.create_url_adapter = routing_pages(app.create_url_adapter)  # type: ignore[method-assign]
         app.wsgi_app = Middleware(app.wsgi_app, self)  # type: ignore[method-assign]
         self.attend()
 
@@ -228,7 +222,7 @@ class Live(core.Live):
         """
         page = self.follow(sources, into, restart, away, owner)
         head = self._head()
-        wanted = _negotiate()
+        wanted = asked()
         response: Response
         if wanted.wire == "html":
             page.close()
@@ -264,7 +258,7 @@ class Live(core.Live):
         """
         if id is None or not has_request_context():
             return super().job(id)
-        wanted = _negotiate()
+        wanted = asked()
         if wanted.wire != "html" and (wanted.position is not None or wanted.bad_position):
             return self.find_gone(str(id))
         try:
@@ -285,12 +279,12 @@ class Live(core.Live):
             "page",
             "live_client() is for templates that live.page() renders; elsewhere it has nothing to follow",
         )
-        values: dict[str, Any] = {"v": _script()[1]}
+        values: dict[str, Any] = {"v": client.script()[1]}
         if self._connected().url_map.host_matching:
             values["afterload_host"] = request.host
         extra = Markup(' nonce="{}"').format(nonce) if nonce else ""
         script = Markup('<script src="{}" data-position="{}" async{}></script>').format(
-            url_for(ENDPOINT, **values), page.position, extra
+            url_for(client.ENDPOINT, **values), page.position, extra
         )
         page.scripts.append(str(script))
         return script
@@ -382,7 +376,7 @@ class Live(core.Live):
         """
         page = self.follow(sources, into, owner=owner)
         head = self._head()
-        wanted = _negotiate()
+        wanted = asked()
         response: Response
         if wanted.wire == "html":
             rendered = Rendering("document", channels=page.channels)
@@ -573,30 +567,6 @@ class _NoJobError(JobError, NotFound):
 _named: weakref.WeakValueDictionary[str, Live] = weakref.WeakValueDictionary()  # those that serve
 
 
-def _routing_pages(create: Callable[..., MapAdapter | None]) -> Callable[..., MapAdapter | None]:
-    """Has a request to open a WebSocket found a page's view, which Flask refuses, unless there is a WebSocket's route.
-
-    The header is left where it is: what else is around the app or in it may have WebSockets of its own.
-    """
-
-    def create_url_adapter(request: Any) -> MapAdapter | None:
-        adapter = create(request)
-        if adapter is not None and adapter.websocket and not _is_websockets(adapter):
-            adapter.websocket = False
-            adapter.url_scheme = "https" if adapter.url_scheme == "wss" else "http"
-        return adapter
-
-    return create_url_adapter
-
-
-def _is_websockets(adapter: MapAdapter) -> bool:
-    try:
-        rule, _ = adapter.match(return_rule=True)
-    except HTTPException:
-        return False
-    return rule.websocket
-
-
 def _namespace_of(app: Flask) -> str:
     """The namespace of an app that names none."""
     name = checked("namespace", os.environ.get("AFTERLOAD_NAMESPACE", ""), str)
@@ -626,34 +596,3 @@ def _position(page: Page, head: Position, html: str, template: Any) -> Position:
 
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "replace")
-
-
-def _negotiate() -> Request:
-    headers = {name.lower(): latin1_to_utf8(value) for name, value in request.headers}
-    return negotiate(request.method, headers, _query())
-
-
-def _query() -> dict[str, str]:
-    """The query, of each name the first. `request.args` fails on bytes that are no UTF-8."""
-    pairs = parse_qsl(request.query_string.decode("utf-8", "replace"), errors="replace")
-    return dict(reversed(pairs))
-
-
-@cache
-def _script() -> tuple[str, str]:
-    """The client's text, and a hash of it."""
-    text = importlib.resources.files("afterload").joinpath("static/afterload.js").read_text("utf-8")
-    return text, hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _client(afterload_host: str = "") -> Response:
-    text, version = _script()
-    response = current_app.response_class(text, content_type="text/javascript; charset=utf-8")
-    if _query().get("v") == version:
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    else:
-        response.headers["Cache-Control"] = "no-cache"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.set_etag(version)
-    response.make_conditional(request)
-    return response

@@ -9,7 +9,8 @@ from functools import lru_cache
 from html import unescape
 from operator import itemgetter
 
-from .tidy import OTHER, VOID
+from ..state import VOID
+from .tidy import OTHER
 
 BARS = frozenset({"meter", "progress"})
 _CACHED = 16_384  # characters; longer pages are seldom the same twice
