@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Callable
 from html import unescape
 from typing import Any
@@ -505,14 +504,17 @@ def test_what_is_long_is_not_said_again_and_again(clock: Clock) -> None:
     assert len(shown.part(step(html("#rows", Markup("<li>x</li>" * MOST))))) < 1000
 
 
-def test_many_changes_and_odd_pages_take_no_time(clock: Clock) -> None:
+def test_many_changes_do_not_take_the_square_of_their_number(clock: Clock) -> None:
+    """That would be minutes, and the test be ended."""
     cells = "".join(f'<td id="c{n}">-</td>' for n in range(4000))
     shown = show(clock, f"<table><tr>{cells}</tr></table>")
-    started = time.process_time()
-    shown.part(step(*[text(f"#c{n}", n) for n in range(4000)]))
-    for odd in ("<a" * 5000, "<b>" * 20000 + "</i>" * 20000, "<svg>" * 5000, "<!--" * 5000, "<a " * 5000):
-        marked(odd)
-    assert time.process_time() - started < 20  # it was minutes
+    assert b"c3999" in shown.part(step(*[text(f"#c{n}", n) for n in range(4000)]))
+
+
+@pytest.mark.parametrize("piece", ["<a", "<b>", "</i>", "<svg>", "<!--", "<a ", '<a b="', "<title></title "])
+def test_odd_pages_do_not_take_the_square_of_their_length(piece: str) -> None:
+    page = '<p id="head">x</p>' + piece * 60_000
+    assert list(marked(page)[1]) == ["head"]
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r", "&#10;", "&#x0A;"])

@@ -131,6 +131,10 @@ def test_the_parts_of_a_state_make_a_state_that_does_the_same(patches: list[Patc
         ([p.html("#x", Markup("<b><i>crossed</b></i>"))], "", Markup("<b><i>crossed</i></b>")),
         ([p.html("#x", Markup("a<!-- not over"))], "", Markup("a&lt;!-- not over")),
         ([p.html("#x", Markup('a<b title="not over'))], "", Markup('a&lt;b title="not over')),
+        ([p.html("#x", Markup('<i>a</i><b "<i>not over</i>'))], "",
+         Markup('<i>a</i>&lt;b "&lt;i>not over&lt;/i>')),
+        ([p.html("#x", Markup("<title>a</title <b>not over"))], "", Markup("<title>a</title>not over")),
+        ([p.html("#x", Markup("<title>a</title <b"))], "", Markup("<title>a</title>")),
         ([p.html("#x", Markup("a<script>run()</script>b"))], "", Markup("a<!---->b")),
         ([p.html("#x", Markup("<textarea></p><b>"))], "", Markup("<textarea></p><b></textarea>")),
         ([p.html("#x", Markup("1 < 2 <3"))], "", Markup("1 < 2 <3")),
@@ -161,6 +165,15 @@ def test_what_is_painted_is_text_or_balanced_markup(
 ) -> None:
     found = Paint("c", state_of(brought).parts(), None).get("#x", default)
     assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    "piece", ["<!--", "<!-- -- ", "<a ", "</b ", '<a b="', "<a '\"", "<title></title ", "<li>"]
+)
+def test_what_never_ends_does_not_take_the_square_of_its_length(piece: str) -> None:
+    """That would be minutes, and the test be ended."""
+    content = Markup("x" + piece * 60_000)
+    assert str(Paint("c", [(1, p.html("#x", content))], None).get("#x")).startswith("x")
 
 
 def test_markup_that_is_nested_without_end_is_cut_and_ends() -> None:

@@ -20,8 +20,10 @@ from markupsafe import escape as escaped
 from .patch import Patch
 from .state import VOID, ids_in
 
+# What does not end is all that is left: to look on within it would take the square of the time.
 _TOKEN = re.compile(
-    r"<!--(?:-?>|.*?--!?>)|<(?P<end>/?)(?P<tag>[a-z][^\s/>]*+)(?P<rest>(?:[^>\"']|\"[^\"]*\"|'[^']*')*+)>",
+    r"<(?:!--(?:-?>|.*?(?:--!?>|(?P<comment>\Z)))"
+    r"|(?P<end>/?)(?P<tag>[a-z][^\s/>]*+)(?P<rest>(?:[^>\"']|\"[^\"]*\"|'[^']*')*+)(?:>|(?P<open>.*)))",
     re.DOTALL | re.IGNORECASE,
 )
 _ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'=<>`]+)))?""")
@@ -243,6 +245,8 @@ def _parsed(html: str) -> tuple[list[_Node], bool]:
             add(safe)
 
     while token := _TOKEN.search(html, at):
+        if token["comment"] is not None or token["open"] is not None:
+            break
         add_text(html[at : token.start()])
         at = token.end()
         tag = (token["tag"] or "").lower()
@@ -257,8 +261,8 @@ def _parsed(html: str) -> tuple[list[_Node], bool]:
             while opened.pop().tag != tag:
                 odd = True
         elif tag in _RAW:
-            end = re.compile(rf"</{tag}(?=[\s/>])[^>]*>", re.IGNORECASE).search(html, at)
-            odd |= end is None or tag in _LEFT_OUT
+            end = re.compile(rf"</{tag}(?=[\s/>])[^>]*(>?)", re.IGNORECASE).search(html, at)
+            odd |= end is None or not end[1] or tag in _LEFT_OUT
             inner = html[at : end.start() if end else len(html)]
             at = end.end() if end else len(html)
             if tag not in _LEFT_OUT:

@@ -15,7 +15,8 @@ from .tidy import OTHER
 BARS = frozenset({"meter", "progress"})
 _CACHED = 16_384  # characters; longer pages are seldom the same twice
 _TAG = re.compile(
-    r"<!--.*?-->|<(?P<end>/?)(?P<tag>[a-z][^\s/>]*+)(?P<attributes>(?:[^>\"']|\"[^\"]*\"|'[^']*')*+)>",
+    r"<(?:!--.*?(?:-->|\Z)"
+    r"|(?P<end>/?)(?P<tag>[a-z][^\s/>]*+)(?P<attributes>(?:[^>\"']|\"[^\"]*\"|'[^']*')*+)(?:>|(?P<open>.*)))",
     re.DOTALL | re.IGNORECASE,
 )
 _ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'=<>`]+)))?""")
@@ -84,8 +85,8 @@ def _places(html: str) -> dict[str, Place]:
     while tag := _TAG.search(html, at):
         at = tag.end()
         name = (tag["tag"] or "").lower()
-        if not name:
-            continue  # a comment
+        if not name or tag["open"] is not None:
+            continue  # a comment, or there is no end
         if tag["end"]:
             while counts[name]:
                 begun, attributes, start = opened.pop()
