@@ -37,6 +37,7 @@ from .values import short
 T = TypeVar("T")
 
 _EACH = 0.1  # seconds between two reports of a track
+_TELLING = 5.0  # seconds that who waits for the end of a job gives its hub to come back
 _LOOKS = (0.02, 0.05, 0.1, 0.25, 0.5)  # seconds between looks at a job of another process; the last goes on
 
 
@@ -139,6 +140,9 @@ class Job:
     def wait(self, timeout: float | None = None) -> str:
         """Waits until it has ended; a script that starts one needs to, as it ends with its process.
 
+        In the process that runs it, where its hub is away then, another five seconds at most, until there is one that
+        knows: else the pages would be told that it is lost when the process ends.
+
         Args:
             timeout: seconds at most; None for as long as it takes.
 
@@ -152,10 +156,13 @@ class Job:
         """
         if self._run is not None and self._run is current():
             raise LoopError(f"{self!r} cannot wait for its own end")
-        if self._run is not None and self._run.held is not None:
-            self._run.held.over.wait(timeout)
-            return self.status
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self._run is not None and self._run.held is not None:
+            held = self._run.held
+            if held.over.wait(timeout):
+                left = _TELLING if deadline is None else min(_TELLING, deadline - time.monotonic())
+                held.told.wait(max(left, 0.0))
+            return self.status
         looks = 0
         while (status := self.status) == OPEN:
             left = _LOOKS[min(looks, len(_LOOKS) - 1)]

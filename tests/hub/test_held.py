@@ -468,6 +468,24 @@ def test_a_job_of_a_script_reaches_the_app_that_is_started_after_it(process, mon
     assert job.wait(PATIENCE) == "done"
 
 
+def test_a_script_whose_job_ends_while_the_hub_is_away_brings_its_end_to_the_next(process, monkeypatch):
+    monkeypatch.delitem(sys.modules, "pytest")
+    host, script, stop = serve(process()), process(), threading.Event()
+    job = script.start(counting, script, stop)
+    wait_until(lambda: counted(host, job) > 3, PATIENCE, "it to count")
+    host.hub.poller.call(host.meeting._host.close)
+    host.meeting.release()
+    host.close()
+    stop.set()
+    wait_until(lambda: job.status == "done", PATIENCE, "it to end")
+    after = threading.Timer(0.5, lambda: serve(process()))
+    after.start()
+    assert job.wait(PATIENCE) == "done"
+    script.close()
+    after.join()
+    assert process().job(job.id).status == "done"
+
+
 def test_under_a_test_a_job_is_seen_by_nobody(process):
     app, script = serve(process()), process()
     job = script.start(counting, script, threading.Event())

@@ -43,7 +43,8 @@ class Held:
         channel: the channel's name.
         status: "open" until the job has ended.
         message: of the status, for readers.
-        over: set when it has ended, and its hub was told.
+        over: set when it has ended, and its hub was told if it has one.
+        told: set when a hub knows that it has ended.
     """
 
     def __init__(self, id: str, label: str, settings: Settings, drifted: Callable[[], None]) -> None:
@@ -53,6 +54,7 @@ class Held:
         self.status = OPEN
         self.message = ""
         self.over = threading.Event()
+        self.told = threading.Event()
         self._drifted = drifted
         self._holding = threading.Lock()  # taken before the other one, by who may wait for a hub
         self._lock = threading.RLock()
@@ -179,6 +181,7 @@ class Held:
         # Not under the lock: somebody may wait for the hub there, and this must not.
         if not self.over.is_set():
             self._end("lost", STOPPED)
+            self.told.set()
 
     def _end(self, status: str, message: str) -> None:
         self.status, self.message = status, message
@@ -191,3 +194,5 @@ class Held:
             self._outlet.finish(self.channel, self._number, status, message)
         except HubError as error:
             self._drift(error)
+        else:
+            self.told.set()
