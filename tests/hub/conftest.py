@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from afterload.errors import HubError
+from afterload.live import Live
+from afterload.settings import Settings
 from tests.hub.door import Door, descriptors, is_taken, status
 from tests.servers.process import wait_until
 
@@ -38,3 +42,23 @@ def namespace() -> Iterator[str]:
             if pid != os.getpid():
                 os.kill(pid, signal.SIGTERM)
         wait_until(lambda: not is_taken(made), 10, "the place to be free")
+
+
+@pytest.fixture
+def process(namespace: str) -> Iterator[Callable[..., Live]]:
+    """What a process of an app has; several in this one are as good as several processes."""
+    made: list[Live] = []
+
+    def make(**settings: Any) -> Live:
+        made.append(Live(Settings(**{"namespace": namespace, "publish_timeout": 20.0, **settings})))
+        return made[-1]
+
+    yield make
+    for live in made:
+        live.close()
+
+
+@pytest.fixture
+def no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were no test that runs."""
+    monkeypatch.delitem(sys.modules, "pytest")

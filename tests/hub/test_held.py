@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -344,19 +343,6 @@ def test_a_hub_is_young_for_a_moment(door, monkeypatch):
 # Between processes: several in this one are as good as several processes
 
 
-@pytest.fixture
-def process(namespace: str) -> Iterator[Callable[..., Live]]:
-    made: list[Live] = []
-
-    def make(**settings: Any) -> Live:
-        made.append(Live(Settings(**{"namespace": namespace, "publish_timeout": 20.0, **settings})))
-        return made[-1]
-
-    yield make
-    for live in made:
-        live.close()
-
-
 def serve(live: Live) -> Live:
     live.serve(False)
     wait_until(lambda: live.meeting.is_serving, PATIENCE, "it to find its hub")
@@ -452,8 +438,7 @@ def test_a_hub_that_hangs_does_not_hold_up_a_job_and_is_brought_up_to_date(proce
     caplog.clear()
 
 
-def test_a_job_of_a_script_reaches_the_app_that_is_started_after_it(process, monkeypatch):
-    monkeypatch.delitem(sys.modules, "pytest")
+def test_a_job_of_a_script_reaches_the_app_that_is_started_after_it(process, no_test):
     script, stop = process(), threading.Event()
     job = script.start(counting, script, stop)
     wait_until(lambda: counted(script, job) > 3, PATIENCE, "it to count")
@@ -468,8 +453,7 @@ def test_a_job_of_a_script_reaches_the_app_that_is_started_after_it(process, mon
     assert job.wait(PATIENCE) == "done"
 
 
-def test_a_script_whose_job_ends_while_the_hub_is_away_brings_its_end_to_the_next(process, monkeypatch):
-    monkeypatch.delitem(sys.modules, "pytest")
+def test_a_script_whose_job_ends_while_the_hub_is_away_brings_its_end_to_the_next(process, no_test):
     host, script, stop = serve(process()), process(), threading.Event()
     job = script.start(counting, script, stop)
     wait_until(lambda: counted(host, job) > 3, PATIENCE, "it to count")

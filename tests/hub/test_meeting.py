@@ -28,26 +28,6 @@ from tests.servers.process import wait_until
 PATCH = text("#a", "1")
 
 
-@pytest.fixture
-def process(namespace: str) -> Iterator[Callable[..., Live]]:
-    """What a process of an app has; several in this one are as good as several processes."""
-    made: list[Live] = []
-
-    def make(**settings: Any) -> Live:
-        made.append(Live(Settings(**{"namespace": namespace, "publish_timeout": 20.0, **settings})))
-        return made[-1]
-
-    yield make
-    for live in made:
-        live.close()
-
-
-@pytest.fixture
-def no_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if there were no test that runs."""
-    monkeypatch.delitem(sys.modules, "pytest")
-
-
 def serve(live: Live, several: bool = False) -> None:
     """Answers a request, when the process has found its hub: that may take longer than a request waits for it."""
     live.serve(several)
