@@ -23,6 +23,7 @@ class Row:
         met: None where there is no target.
         details: every number behind it.
         short: `measured` for who wants the outcome only; empty if it is short enough.
+        scenario: the name of what has measured it.
     """
 
     what: str
@@ -31,6 +32,7 @@ class Row:
     met: bool | None
     details: dict[str, Any] = field(default_factory=dict)
     short: str = ""
+    scenario: str = ""
 
 
 class NoBlockError(ValueError):
