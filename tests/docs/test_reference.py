@@ -201,7 +201,7 @@ def counters() -> set[str]:
         text = path.read_text()
         found |= set(re.findall(r'counters\["(\w+)"\]', text)) | set(re.findall(r'\bcount\("(\w+)"\)', text))
         for said in (
-            r'self\._(?:drop|send_away)\(\w+, "(\w+)"',
+            r'self\._(?:drop|send_away|send_all_away)\(\w+, "(\w+)"',
             r'\.closing\b.* = (?:viewer\.closing or )?"(\w+)"',
         ):
             found |= {f"ended_{reason}" for reason in re.findall(said, text)}

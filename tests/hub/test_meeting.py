@@ -175,6 +175,51 @@ def test_what_is_published_while_there_is_no_hub_waits_for_the_next(process):
     assert len({position.partition(".")[0] for position in published}) == 2
 
 
+def test_what_is_published_while_the_hub_is_being_joined_is_not_kept_from_it(process, monkeypatch):
+    """The worker is a client already, and has not told its loops and jobs yet."""
+    host, worker = process(), process()
+    serve(host)
+    with viewer(host) as page:
+        joining, go = threading.Event(), threading.Event()
+        monkeypatch.setattr(worker.loops, "come", lambda outlet: (joining.set(), go.wait(20)))
+        worker.meeting.expect(False)
+        assert joining.wait(20)
+        published: list[tuple[str, int]] = []
+        asks = threading.Thread(target=lambda: published.append(worker.meeting.publish("news", (PATCH,))))
+        asks.start()
+        asks.join(0.2)  # more than it takes where it does not wait
+        go.set()
+        asks.join(20)
+        assert published == [(host.hub.epoch, 1)]
+        until(page, b'["text","#a","1"]')
+        assert worker.hub.log.head == 0
+
+
+def test_who_came_before_the_hub_was_found_is_sent_there(process, monkeypatch):
+    """A request waits for that a moment only, and a page must not stay where nothing comes."""
+    host, worker = process(), process()
+    serve(host)
+    found, find = threading.Event(), client.Client.find
+    monkeypatch.setattr(client.Client, "find", lambda *of: (found.wait(20), find(*of))[1])
+    monkeypatch.setattr("afterload.hub.meeting._PATIENCE", 0.01)
+    worker.serve(False)
+    with viewer(worker) as page, viewer(worker, "news", "other") as other:
+        until(page, b"hello")
+        found.set()
+        for sock in (page, other):
+            assert b"event: patch" not in until(sock, b"event: bye")
+    wait_until(lambda: worker.meeting.is_settled, 20, "it to be a client")
+    wait_until(lambda: worker.hub.stats().get("ended_moved") == 2, 20, "both to have ended")
+    late, theirs = socket.socketpair()
+    with theirs:
+        theirs.settimeout(20)
+        worker.hub.adopt(late, Follow(None, ("news",)))  # it was on its way there
+        until(theirs, b"event: bye")
+    with viewer(worker) as page:
+        host.publish("news", PATCH)
+        until(page, b'["text","#a","1"]')
+
+
 def test_the_loops_of_a_host_that_ends_go_on_in_another(process):
     first, second = process(), process()
     for live in (first, second):

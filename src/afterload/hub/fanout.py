@@ -32,7 +32,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from functools import cache, partial
 from itertools import islice, repeat
 
@@ -86,6 +86,7 @@ class Fanout:
         written_through: the same of `write_through`, under the lock.
         descriptors_most: how many this process may have.
         processes: how many of them other processes have, who come to this hub.
+        is_elsewhere: the shared channels are another hub's by now; who comes for them is sent away, and comes to that.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Fanout:
         self._addresses: Counter[str] = Counter()
         self.descriptors_most: float = math.inf
         self.processes = 0
+        self.is_elsewhere = False
         self._dirty: deque[Group] = deque()
         self._encoded: dict[Hashable, bytes] = {}
         self._answers: dict[Hashable, Answer] = {}
@@ -239,14 +241,14 @@ class Fanout:
         key: Hashable = (answer.offset, asked)
         self._answers[key] = answer
         shared = names if log is self.shared else ()
-        was_revoked = self._revocations.concern(follow.asked, shared, follow.owner)
-        if was_revoked:  # it is given nothing before its view has had its say once more
+        sent_away = "moved" if shared and self.is_elsewhere else ""
+        if self._revocations.concern(follow.asked, shared, follow.owner):
+            sent_away = "revoked"
+        if sent_away:  # it is given nothing, as a view is to have its say once more, or nothing here is true
             answer, key = Answer((), answer.offset, finished=False, cause=""), None
         viewer.at = answer.offset
-        hold = follow.hold and not was_revoked and self.room(follow.address)
-        viewer.closing = "end" if answer.finished or not hold or wire.ONCE else ""
-        if was_revoked:
-            viewer.closing = "revoked"
+        hold = follow.hold and not sent_away and self.room(follow.address)
+        viewer.closing = sent_away or ("end" if answer.finished or not hold or wire.ONCE else "")
         self.poller.register(sock, viewer)  # first: the system may refuse
         self.viewers[viewer.fd] = viewer
         group.waiting.add(viewer)
@@ -266,7 +268,7 @@ class Fanout:
             first = len(group) == 1
             data += self.guarded(lambda: shown.part(answer.steps, now=True) if first else shown.joined())
         if not hold and not answer.finished:
-            data += wire.bye(jittered(_SENT_AWAY if was_revoked else self.settings.short_retry))
+            data += wire.bye(jittered(_SENT_AWAY if sent_away else self.settings.short_retry))
             if follow.shown is not None:
                 data += follow.shown.again()
             viewer.ending = b""
@@ -633,8 +635,17 @@ class Fanout:
                 found += group.viewers()
             elif owner is not None:
                 found += [viewer for viewer in group.viewers() if viewer.owner == owner]
-        for viewer in found:
-            self._send_away(viewer, "revoked", most=max(_SENT_AWAY // 2, len(found) * _EACH))
+        self._send_all_away(found, "revoked")
+
+    def move(self) -> None:
+        """Sends those away who follow shared channels, which are another hub's by now; they come to that one."""
+        groups = [group for group in self.groups.values() if group.log is self.shared]
+        found = [viewer for group in groups for viewer in group.viewers()]
+        self._send_all_away(found, "moved")
+
+    def _send_all_away(self, viewers: Sequence[Viewer], why: str) -> None:
+        for viewer in viewers:
+            self._send_away(viewer, why, most=max(_SENT_AWAY // 2, len(viewers) * _EACH))
 
     def _send_away(self, viewer: Viewer, why: str, most: int = _SENT_AWAY // 2) -> None:
         """Ends a viewer with `bye`, behind what it has been given; at most so many ms make its return later."""

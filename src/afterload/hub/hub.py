@@ -433,6 +433,12 @@ class Hub:
                 **(self.fanout.counters + self.fanout.written_through),
             }
 
+    def move(self, elsewhere: bool) -> None:
+        """The shared channels are another hub's from now on, or again this one's."""
+        self.fanout.is_elsewhere = elsewhere
+        if elsewhere:
+            self.poller.call(self.fanout.move)
+
     def say_bye(self) -> None:
         """Ends every viewer with `bye`, behind what can be sent at once; in the poller's thread."""
         self.fanout.flush()

@@ -127,10 +127,17 @@ class Meeting:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is where it is to be."""
-        if self._host is not None or not self._namespace:
-            return True
-        return self._client is not None and not self._client.is_gone
+        """Whether it is where it is to be, and so `shared` is where."""
+        client, shared = self._client, self._shared
+        if shared is self._hub:
+            return self._is_host
+        # Not before `shared` says so: what is published meanwhile would be the own hub's, where nobody follows.
+        return shared is client and not client.is_gone
+
+    @property
+    def _is_host(self) -> bool:
+        """Whether the shared channels are its own, for others too if there can be any."""
+        return self._host is not None or not self._namespace
 
     @property
     def is_serving(self) -> bool:
@@ -166,7 +173,7 @@ class Meeting:
         client = self._client
         if first and client is not None and not client.is_gone:
             self._offer_all(client)
-        elif not self.is_settled:
+        if not self.is_settled:
             self._look_on()
             with self._changed:
                 left = self._first_look + _PATIENCE - time.monotonic()
@@ -206,8 +213,8 @@ class Meeting:
         Raises:
             HubError: there is no hub for `publish_timeout` seconds, or it does not answer.
         """
-        if self._client is None and (self.is_settled or self._alone_for_now()):
-            return action(self._shared)
+        if self._shared is self._hub and (self._is_host or self._alone_for_now()):
+            return action(self._hub)
         deadline = time.monotonic() + self._settings.publish_timeout
         while True:
             shared = self._there(deadline)
@@ -326,6 +333,7 @@ class Meeting:
         with self._changed:
             self._shared = shared
             self._changed.notify_all()
+        self._hub.move(shared is not self._hub)  # who came while it was not known may be here
 
     def _offer_all(self, client: Client) -> None:
         try:
