@@ -175,6 +175,10 @@ class Page:
         """Go one step forward in the tab's history."""
         self._leave(lambda: self.browser.history(self._tab, "forward"), "the next page", timeout)
 
+    def submit(self, selector: str, timeout: float = 15.0) -> None:
+        """Click on what sends a form, and return once the document that answers has begun."""
+        self._leave(lambda: self.click(selector), "the page that answers", timeout)
+
     def run(self, script: str, *arguments: Any) -> Any:
         """Run statements in the page; ``return`` gives a value back, ``arguments[0]`` is the first argument.
 
@@ -220,8 +224,9 @@ class Page:
     def wait_for_text(self, selector: str, text: str, timeout: float = 10.0) -> str:
         """Wait until the first element that matches contains ``text``; return all its text."""
         element = f"document.querySelector({json.dumps(selector)})"
-        self.wait_for(f"{element}.textContent.includes({json.dumps(text)})", timeout)
-        return self.text(selector)
+        # In one piece: the page may be another one by the time it is asked again.
+        found = f"((all) => all.includes({json.dumps(text)}) && [all])({element}.textContent)"
+        return str(self.wait_for(found, timeout)[0])
 
     def wait_for_status(self, status: str, timeout: float = 10.0) -> None:
         """Wait until the client shows ``status`` on the root element (``data-live``)."""

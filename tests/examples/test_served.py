@@ -84,10 +84,12 @@ def _anywhere(page: Page) -> None:
 
 
 def _orders(page: Page) -> None:
+    page.wait_for_status("live")
+    count = int(page.text("#count"))  # other browsers have been here
     page.type("input", "<tea>")
-    page.click("button")
-    page.wait_for_text("#orders li", "<tea>")
-    page.wait_for_text("#count", "1")
+    page.submit("button")
+    page.wait_for_text("#orders li:last-child", "<tea>")
+    page.wait_for_text("#count", str(count + 1))
     page.wait_for_status("live")
 
 
@@ -164,9 +166,9 @@ def _board(page: Page) -> None:
 
 def _stock(page: Page) -> None:
     page.wait_for_status("live")
-    left = int(page.text("#count-tea"))  # other browsers have been here
+    left = int(page.text("#count-tea"))  # as above
     for count in (left - 1, left - 2):
-        page.run("document.querySelector('#count-tea ~ button').click()")
+        page.submit("#count-tea ~ button")
         page.wait_for_text("#count-tea", str(count))
     page.wait_for_status("live")
 
@@ -178,7 +180,7 @@ def _wall(page: Page) -> None:
     for note in ("<one>", "two"):
         before += 1
         page.type("input", note)
-        page.click("button")
+        page.submit("button")
         page.wait_for(f"{written} === {before}")
         page.wait_for_text("#notes li:last-child", note)
         page.wait_for(TIME.replace("#time", "#last"))
