@@ -298,18 +298,19 @@ def test_a_page_that_closes_when_it_is_told_that_it_reconnects_is_closed(
 def test_back_and_forward(wire: Wire, kind: str, live: Page) -> None:
     wire.headers = {"Cache-Control": "private, no-cache"}  # else no browser keeps it
     live.reload()
-    wire.line(kind, 2)
     live.wait_for_status("live")
-    wire.line(kind, 2).send(patch(["text", "#count", "1"], id="p.1"))
+    # The last: a browser may cut what a page follows by before the page goes, and that comes back once more.
+    wire.lines(kind)[-1].send(patch(["text", "#count", "1"], id="p.1"))
     live.wait_for_text("#count", "1")
-    for number in (3, 4):
+    for number in (1, 2):
         live.goto(wire.origin + f"/elsewhere?{number}")
         live.wait_for("document.body.textContent.includes('elsewhere')")
         wait_until(lambda: all(a.gone.is_set() for a in wire.requests(kind)), 5, "the page to let go")
+        before = len(wire.lines(kind))
         live.back()
         live.wait_for_status("live")
         expected = "p.1" if live.browser.keeps_pages else "start"
-        assert wire.line(kind, number).position == expected
+        assert wire.line(kind, before + 1).position == expected
         assert live.text("#count") == ("1" if live.browser.keeps_pages else "0")
         assert live.eval("afterload.wire") == kind
     live.forward()
