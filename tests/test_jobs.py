@@ -247,11 +247,63 @@ def test_one_that_raises_has_failed_and_everybody_is_told(live, caplog):
     job = live.start(broken)
     assert job.wait(PATIENCE) == "failed"
     assert job.message == FAILED
-    until(lambda: told)
     name = f"{test_one_that_raises_has_failed_and_everybody_is_told.__name__}.<locals>.broken"
     assert told == [(name, "OSError('secret')")]
     assert f"the loop {name!r} failed" in caplog.text
     assert state(live, job) == [text("#n", "1")]
+
+
+@pytest.mark.parametrize("kind", ["generator", "coroutine"])
+def test_who_waits_for_one_that_fails_waits_for_the_handlers_too(live, kind):
+    may_go_on = threading.Event()
+    told = []
+
+    @live.on_error
+    def slow(name, error):
+        may_go_on.wait(PATIENCE)
+        told.append(name)
+
+    def broken():
+        yield {"#n": 1}
+        raise OSError("secret")
+
+    async def broken_async():
+        raise OSError("secret")
+
+    job = live.start(broken if kind == "generator" else broken_async)
+    until(lambda: job.status == "failed")  # its pages do not wait
+    assert job.wait(0.05) == "failed"
+    assert told == []
+    may_go_on.set()
+    assert job.wait(PATIENCE) == "failed"
+    assert len(told) == 1
+
+
+def test_a_handler_may_sleep_and_what_it_does_to_a_job_that_has_ended_is_its_own_error(live, caplog):
+    other = live.start(lambda: live.sleep(PATIENCE * 10))
+    other.cancel()
+    assert other.wait(PATIENCE) == "cancelled"
+    jobs, told = [], []
+    on_error = live.on_error
+    on_error(lambda name, error: live.sleep(0.01) or told.append("slept"))
+    on_error(lambda name, error: jobs[0].publish({"#n": 2}))
+    on_error(lambda name, error: stopped())
+    on_error(lambda name, error: jobs[0].wait())
+    on_error(lambda name, error: told.append("last"))
+
+    def stopped():
+        raise Stopped
+
+    def broken():
+        until(lambda: jobs)
+        raise OSError("secret")
+
+    jobs.append(live.start(broken))
+    assert jobs[0].wait(PATIENCE) == "failed"
+    assert told == ["slept", "last"]
+    assert "has ended: failed" in caplog.text
+    assert "cannot wait for its own end" in caplog.text
+    until(lambda: live.loops.running == 0)
 
 
 def in_a_generator(live: Core, log: list[str]) -> Any:

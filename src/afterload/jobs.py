@@ -7,7 +7,7 @@ program has of it, in that process or in another one.
 How a job ends::
 
     returns                        ──▶ `done`
-    raises                         ──▶ `failed`, log record, on_error
+    raises                         ──▶ log record, `failed`, on_error
     `cancel`, in any process       ──▶ told to stop; when it has ended, `cancelled`
     its process ends               ──▶ told to stop, and at once `lost`
     its process is killed          ──▶ `lost`, as soon as the hub sees the end of its connection
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from enum import Enum
@@ -132,7 +133,7 @@ class Job:
         """
         if self._run is None:
             return self._owner.cancel_job(self.id)
-        if self._run.finished:
+        if self._run.status:
             return False
         self._run.stop()
         return True
@@ -141,7 +142,8 @@ class Job:
         """Waits until it has ended; a script that starts one needs to, as it ends with its process.
 
         In the process that runs it, where its hub is away then, another five seconds at most, until there is one that
-        knows: else the pages would be told that it is lost when the process ends.
+        knows: else the pages would be told that it is lost when the process ends. And where it has failed, until the
+        `on_error` handlers are through.
 
         Args:
             timeout: seconds at most; None for as long as it takes.
@@ -157,20 +159,20 @@ class Job:
         if self._run is not None and self._run is current():
             raise LoopError(f"{self!r} cannot wait for its own end")
         deadline = None if timeout is None else time.monotonic() + timeout
+
+        def left(most: float = threading.TIMEOUT_MAX) -> float:
+            return most if deadline is None else min(most, max(deadline - time.monotonic(), 0.0))
+
         if self._run is not None and self._run.held is not None:
             held = self._run.held
-            if held.over.wait(timeout):
-                left = _TELLING if deadline is None else min(_TELLING, deadline - time.monotonic())
-                held.told.wait(max(left, 0.0))
-            return self.status
+            if held.over.wait(left()):
+                held.told.wait(left(_TELLING))
+                if held.status == "failed":
+                    self._run.finished.wait(left())
+            return held.status
         looks = 0
-        while (status := self.status) == OPEN:
-            left = _LOOKS[min(looks, len(_LOOKS) - 1)]
-            if deadline is not None:
-                left = min(left, deadline - time.monotonic())
-            if left <= 0:
-                break
-            time.sleep(left)
+        while (status := self.status) == OPEN and left() > 0:
+            time.sleep(left(_LOOKS[min(looks, len(_LOOKS) - 1)]))
             looks += 1
         return status
 
@@ -198,7 +200,7 @@ class Job:
             raise LoopError(
                 f"{self!r} runs in another process, or no more; only what runs it can publish to it"
             )
-        if self._run.finished:
+        if self._run.status:
             raise LoopError(f"{self!r} has ended: {self.status}")
         if self._run.stopped:
             raise Stopped

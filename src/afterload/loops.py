@@ -27,7 +27,7 @@ from .hub.hub import Hub, Outlet, Shared
 from .hub.leases import FIRST, STOPPED
 from .log import PRIVATE, Log
 from .pipe import Pipe
-from .runs import Lease, Run, Source, StepContext, TaskRun, TextRun, ThreadRun, required
+from .runs import Lease, Run, Source, StepContext, Stopped, TaskRun, TextRun, ThreadRun, required
 from .seldom import Seldom
 from .settings import Settings
 
@@ -482,7 +482,7 @@ class Loops:
         """A job has ended, and is remembered for as long as its hub does so."""
         self.hub.later(self.settings.loop_retention, lambda: self._forget_job(run.channel))
         with self._lock:
-            over = [job.channel for job in self._jobs.values() if job.finished]
+            over = [job.channel for job in self._jobs.values() if job.finished.is_set()]
         for channel in over[:-_OVER_MOST]:
             self._forget_job(channel)
 
@@ -517,17 +517,16 @@ class Loops:
         if run.channel in self._jobs:
             self._job_over(run)
 
-    def report(self, label: str, error: BaseException) -> None:
-        """Tells the log and the app's handlers of a failed loop."""
+    def record(self, label: str, error: BaseException) -> None:
+        """Tells the log of a failed loop."""
         logger.error("afterload: the loop %r failed", label, exc_info=error)
-        self.tell(label, error)
 
     def tell(self, label: str, error: BaseException) -> None:
         """Tells the app's handlers of a failure."""
         for handler in self.handlers:
             try:
                 handler(label, error)
-            except Exception:
+            except (Exception, Stopped):  # it may publish to a job that was told to end
                 logger.exception("afterload: the on_error handler %r failed", handler)
 
     def event_loop(self) -> asyncio.AbstractEventLoop:

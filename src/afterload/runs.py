@@ -7,7 +7,7 @@ and is always resumed by it; async generators are tasks on one event loop thread
 How a run ends, and who wins when several happen at once (the first that takes the run's lock)::
 
     returns            ──▶ channel `done`
-    raises             ──▶ channel `failed`, log record, on_error
+    raises             ──▶ log record, channel `failed`, on_error
     told to stop       ──▶ nothing it yields afterwards is published; GeneratorExit at its next yield, or at
                            once inside `sleep`
     viewer away        ──▶ paused: not stepped again after its next yield; back within `linger`: goes on;
@@ -118,8 +118,11 @@ class Owner(Protocol):
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """Where tasks run."""
 
-    def report(self, label: str, error: BaseException) -> None:
-        """Tells of a failure."""
+    def record(self, label: str, error: BaseException) -> None:
+        """Tells the log of a failure."""
+
+    def tell(self, label: str, error: BaseException) -> None:
+        """Tells the app of a failure."""
 
     def ended(self, run: Run) -> None:
         """Forgets a run that is over."""
@@ -148,7 +151,7 @@ class Run:
         label: its name in log records, and what a private loop has to match when its page comes back.
         step_context: makes the context that each step runs in.
         begun: it was started, or is being so.
-        finished: it has ended, one way or another.
+        finished: set when it has ended, one way or another, and whoever is told of it has been told.
     """
 
     def __init__(
@@ -170,8 +173,8 @@ class Run:
         self.channel = channel
         self.label = label
         self.step_context = step_context or loops.step_context
-        self.finished = False
-        self.status = ""
+        self.finished = threading.Event()
+        self.status = ""  # until it is over
         self.away = False  # its viewer is
         self.runs_on = False  # while its viewer is away
         self.lock = threading.Lock()
@@ -289,12 +292,25 @@ class Run:
                 self.status = "cancelled"
             else:
                 self.status = "failed"
-            message = FAILED if self.status == "failed" else ""
-            if not stopped and self.lease is None and self.held is None:
-                self.loops.hub.finish(self.channel, self.status, message, self.log)
+        failed = error if self.status == "failed" else None
+        if failed is not None:  # first: who sees that a page has failed finds out why
+            self.loops.record(self.label, failed)
+        self._finish(FAILED if failed is not None else "", tell_nobody=stopped, without_hub=without_hub)
+        try:
+            if failed is not None:  # last: a handler may take its time
+                self.loops.tell(self.label, failed)
+        finally:
+            self.finished.set()
+            self.loops.ended(self)
+
+    def _finish(self, message: str, *, tell_nobody: bool, without_hub: bool) -> None:
         if self.held is not None:
             self.held.finish(self.status, message)
-        elif not stopped and self.lease is not None:
+        elif tell_nobody:
+            pass
+        elif self.lease is None:
+            self.loops.hub.finish(self.channel, self.status, message, self.log)
+        else:
             try:
                 if without_hub:
                     self.lease.outlet.give_back(self.channel, self.lease.number)
@@ -302,10 +318,6 @@ class Run:
                     self.lease.outlet.finish(self.channel, self.lease.number, self.status, message)
             except HubError as gone:
                 logger.warning("afterload: the end of the loop %r is told to nobody: %s", self.label, gone)
-        if self.status == "failed" and error is not None:
-            self.loops.report(self.label, error)
-        self.finished = True
-        self.loops.ended(self)
 
 
 class ThreadRun(Run):
@@ -326,6 +338,9 @@ class ThreadRun(Run):
 
     def sleep(self, seconds: float) -> None:
         """See the function `sleep`."""
+        if self.status:  # in an on_error handler: it is no loop any more
+            time.sleep(seconds)
+            return
         with self._condition:
             self._condition.wait_for(lambda: self.stopped, seconds)
         if self.stopped:
@@ -423,7 +438,7 @@ class TaskRun(Run):
 
         def change() -> None:
             self._changed.set()
-            if self.stopped and self._task is not None and not self.finished:
+            if self.stopped and self._task is not None and not self.finished.is_set():
                 self._task.cancel()
 
         try:
@@ -470,6 +485,7 @@ class TaskRun(Run):
     async def _call(self, what: Callable[[Any], None], thing: Any) -> None:
         """Calls what may have to wait for another process, without holding up the other loops."""
         if self._may_wait():
-            await self._loop.run_in_executor(self.loops.executor, what, thing)
+            context = contextvars.copy_context()
+            await self._loop.run_in_executor(self.loops.executor, context.run, what, thing)
         else:
             what(thing)
