@@ -79,6 +79,7 @@ class Settings:
             a thread, and where the server runs several processes or recycles them, in a process of its own.
         hub_idle: how long a hub process that an app has started waits for another when the last one has ended.
         publish_timeout: how long `publish` waits for the hub of another process before it raises.
+        io_uring: send to many viewers by one system call, where the system has io_uring and allows it.
     """
 
     linger: float = 15.0
@@ -108,6 +109,7 @@ class Settings:
     hub: str = "auto"
     hub_idle: float = 30.0
     publish_timeout: float = 5.0
+    io_uring: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -30,7 +30,8 @@ from .connecting import NoRoom
 from .errors import HubError
 from .hub.fanout import jittered
 from .hub.hub import Hub
-from .hub.viewer import MSG_DONTWAIT, SEND_FLAGS, Follow
+from .hub.sending import MSG_DONTWAIT, SEND_FLAGS
+from .hub.viewer import Follow
 from .live import Live
 from .position import Position
 from .wire import websocket

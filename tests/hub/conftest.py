@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from afterload.errors import HubError
+from afterload.hub import sending
+from afterload.hub.uring import Ring
 from afterload.live import Live
 from afterload.settings import Settings
 from tests.hub.door import Door, descriptors, is_taken, status
@@ -56,6 +58,21 @@ def process(namespace: str) -> Iterator[Callable[..., Live]]:
     yield make
     for live in made:
         live.close()
+
+
+@pytest.fixture(params=["one by one", "many at a time"])
+def sent_one_by_one_and_many_at_a_time(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a hub sends to all that follow the same, be it a single one."""
+    if request.param == "one by one":
+        monkeypatch.setattr(sending, "MANY", 1 << 30)
+        return
+    try:
+        Ring().close()
+    except OSError as error:
+        pytest.skip(f"there is no io_uring here: {error}")
+    monkeypatch.setattr(sending, "MANY", 1)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from afterload import append, text
 from afterload.hub.hub import Hub
 from afterload.hub.lingering import DRAIN
-from afterload.hub.viewer import Follow, gil_keeping_send
+from afterload.hub.viewer import Follow
 from afterload.log import Log
 from afterload.patch import message
 from afterload.pipe import Pipe
@@ -101,6 +101,9 @@ class Bench:
         self.hub.release()
         for peer in self.peers:
             peer.sock.close()
+
+
+pytestmark = pytest.mark.usefixtures("sent_one_by_one_and_many_at_a_time")
 
 
 @pytest.fixture
@@ -505,19 +508,6 @@ def test_memory_lost_is_healed_by_the_page_itself(bench: Bench) -> None:
     bench.publish("a", append("#log", "new"))
     peer = bench.connect("a", foreign=True, position="other.99")
     assert [e.event for e in peer.read()] == ["refresh"]
-
-
-def test_the_gil_keeping_send_reports_what_was_taken() -> None:
-    send = gil_keeping_send()
-    if send is None:
-        pytest.skip("Linux only")
-    a, b = socket.socketpair()
-    a.setblocking(False)
-    assert send(a.fileno(), b"x" * 100, 100, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == 100
-    assert b.recv(1000) == b"x" * 100
-    b.close()
-    assert send(a.fileno(), b"x", 1, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == -1
-    a.close()
 
 
 def test_a_timer_far_ahead_is_waited_for_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,9 @@ class Reader:
         return shown
 
 
+pytestmark = pytest.mark.usefixtures("sent_one_by_one_and_many_at_a_time")
+
+
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     made = Bench(heartbeat=20, flush_rate=10_000)

@@ -30,11 +30,9 @@ import math
 import random
 import socket
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from functools import cache, partial
-from itertools import islice, repeat
 
 from ..blocks import Hello
 from ..log import Answer, Log, Step
@@ -44,13 +42,12 @@ from ..wire import poll, websocket
 from .lingering import Lingering
 from .poller import READ, WRITE, Poller
 from .revocations import Revocations
-from .viewer import SEND_FLAGS, Follow, Group, GroupKey, Send, Viewer, Wire, expect, gil_keeping_send, tune
+from .sending import SEND_FLAGS, Sender, gil_keeping_send
+from .viewer import Follow, Group, GroupKey, Viewer, Wire, expect, tune
 
 logger = logging.getLogger("afterload.hub")
 viewer_logger = logging.getLogger("afterload.viewer")
 
-RUN = 32  # sends between two looks at the clock
-HOLD_GIL = 0.001  # longest run of sends without giving up the GIL
 SPARE = 32  # descriptors that are left for others than viewers
 DISCARD = 65_536  # more than this in one read is a flood
 _YOUNGEST = 0.75  # of `max_age`: no viewer is sent away before
@@ -73,7 +70,6 @@ class Fanout:
         poller: waits for their sockets.
         lock: guards the logs, and which groups there are.
         shared: the log of the shared channels; every other one is a private loop's.
-        send: ``send(fd, data, size, flags) -> sent``, negative on error; for tests.
 
     Attributes:
         viewers: all of them, by fd.
@@ -89,9 +85,7 @@ class Fanout:
         is_elsewhere: the shared channels are another hub's by now; who comes for them is sent away, and comes to that.
     """
 
-    def __init__(
-        self, settings: Settings, poller: Poller, lock: threading.Lock, shared: Log, send: Send | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, poller: Poller, lock: threading.Lock, shared: Log) -> None:
         self.settings = settings
         self.poller = poller
         self.lock = lock
@@ -115,7 +109,9 @@ class Fanout:
         self._dirty: deque[Group] = deque()
         self._encoded: dict[Hashable, bytes] = {}
         self._answers: dict[Hashable, Answer] = {}
-        self._send = send or gil_keeping_send() or self._plain_send
+        self._sender = Sender(
+            gil_keeping_send() or self._plain_send, lambda: self.settings.io_uring, self.clock
+        )
         poller.each_turn = self.flush
         poller.each_tick = self._tick
         poller.busy = lambda: bool(self._dirty)
@@ -151,7 +147,7 @@ class Fanout:
             current = list(group.current.values())
             if group.dirty or group.sending or not current or pipe.is_burst(self.clock()):
                 return False
-            sent = self._send(current[0].fd, data, len(data), SEND_FLAGS)
+            sent = self._sender.send(current[0].fd, data, len(data), SEND_FLAGS)
             if sent > 0:
                 group.cursor += sent
                 group.sent += sent
@@ -430,25 +426,15 @@ class Fanout:
         group.waiting.add(viewer)
 
     def _broadcast(self, group: Group, data: bytes) -> None:
-        """The hot path: one send of shared bytes for each viewer."""
-        send, size, clock = self._send, len(data), self.clock
-        same = repeat(data), repeat(size), repeat(SEND_FLAGS)
-        late: list[tuple[int, int]] = []
-        start = clock()
-        group.last_sent = start
-        rest = iter(group.current)
-        # `map` and `count` loop in C: a `for` costs a few per cent of the whole delivery
-        while fds := tuple(islice(rest, RUN)):
-            taken = list(map(send, fds, *same))
-            if taken.count(size) != len(taken):
-                late += [(fd, part) for fd, part in zip(fds, taken, strict=True) if part != size]
-            if clock() - start > HOLD_GIL:
-                time.sleep(0)
-                start = clock()
+        """The hot path: the same bytes for each viewer."""
+        size = len(data)
+        group.last_sent = self.clock()
+        late = self._sender.send_all(group.current, data)
         group.sent += size
         count = len(group.current) - len(late)
         self.counters["sends"] += count
         self.counters["bytes"] += count * size
+        self.counters["batched"] = self._sender.batched
         for fd, sent in late:
             viewer = group.current[fd]
             self._leave_current(viewer)
@@ -752,5 +738,6 @@ class Fanout:
             viewer.sock.close()
         self.viewers.clear()
         self.lingering.release()
+        self._sender.close()
         self.groups.clear()
         self.by_channel.clear()

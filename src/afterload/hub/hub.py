@@ -27,7 +27,7 @@ from .frames import VERSION, title
 from .head import SharedHead
 from .leases import Leases, Runner
 from .poller import Poller
-from .viewer import Follow, Send
+from .viewer import Follow
 
 logger = logging.getLogger("afterload.hub")
 _WARNED_MOST = 100
@@ -129,7 +129,6 @@ class Hub:
         settings: bounds and durations.
         clock: monotonic seconds.
         epoch: of the shared log; random by default, and it has to be new in each life of the hub.
-        send: see `Fanout`; for tests.
 
     Attributes:
         log: of the shared channels; each private loop has one of its own.
@@ -144,7 +143,6 @@ class Hub:
         *,
         clock: Callable[[], float] = time.monotonic,
         epoch: str | None = None,
-        send: Send | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -155,7 +153,7 @@ class Hub:
         self._started = clock()
         self._warned: set[str] = set()
         self._arriving: deque[tuple[socket.socket, Follow]] = deque()
-        self.fanout = Fanout(settings, self.poller, self._lock, self.log, send)
+        self.fanout = Fanout(settings, self.poller, self._lock, self.log)
         self.leases = Leases(self)
         self.door: Door | None = None
         self._shared_head: SharedHead | None = None

@@ -1,4 +1,4 @@
-"""A held connection, the groups that share their bytes, and the send that keeps the GIL.
+"""A held connection, and the groups that share their bytes.
 
 A viewer that has taken everything is nothing but an entry in its group's `current`: the group's cursor is its
 position. Only one that could not take a whole block owns anything: a view on the unsent rest of that shared
@@ -7,10 +7,8 @@ block, and the position it will be at when the rest is sent.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import socket
-import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -22,12 +20,7 @@ from ..position import Position
 from ..wire import sse
 from ..wire.websocket import Inbound
 
-MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
-SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL
 _UNSENT = 16_384  # bytes that the system may keep back for a viewer that is slow
-
-Send = Callable[[int, bytes, int, int], int]
 
 
 class Wire(Hashable, Protocol):
@@ -253,25 +246,6 @@ class Group:
 
     def __len__(self) -> int:
         return len(self.current) + len(self.behind) + len(self.waiting)
-
-
-def gil_keeping_send() -> Send | None:
-    """`send(2)` that does not give up the GIL, or None where it cannot be had.
-
-    `socket.send` lets go of the GIL for each call, and beside one computing thread waits up to 5 ms (the switch
-    interval) to get it back: for each viewer. A non-blocking send of a small block takes a few microseconds, so
-    it is made with the GIL held, and the poller gives it up once a millisecond.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        send = ctypes.PyDLL(None).send
-    except (OSError, AttributeError):
-        return None
-    # No `argtypes`: an int and bytes are passed as they are, and the checks would cost a tenth of a send. An int is
-    # passed as a C int, sign-extended to the register; no block is 2 GB.
-    send.restype = ctypes.c_ssize_t
-    return send
 
 
 def tune(sock: socket.socket, patience: float) -> None:
