@@ -1,51 +1,48 @@
-"""Runs all tests that take no hours: those that mostly wait beside the rest, and then those of all browsers at once.
+"""Runs all tests that take no hours, in parts, as they mostly wait: three parts at once keep two processors busy.
 
-What each run has written is shown when it has ended.
+What each part has written is shown when it has ended.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.browser.fixtures import BROWSERS
 
+AT_ONCE = 3
 NO_BROWSER = " and ".join(f"not {name}" for name in (*BROWSERS, "soak"))
-# Where they mostly wait: for servers, sandboxes and commands to start, and to end.
-WAITING = ["tests/cli", "tests/deploy", "tests/servers"]
-STAGES = [
-    [
-        ["-m", NO_BROWSER, *WAITING],
-        ["-m", NO_BROWSER, *(f"--ignore={folder}" for folder in WAITING)],
-    ],
-    [["-m", f"{name} and not soak"] for name in BROWSERS],
+# Of about equal length, each with what is left out of it.
+WAITING = ["tests/cli", "tests/deploy", "tests/servers"]  # for servers, sandboxes and commands to start, and to end
+CLIENT = ["tests/browser/test_client.py", "tests/browser/test_client_wire.py", "tests/browser/test_client_wires.py"]
+PARTS = [
+    ["-m", NO_BROWSER, *(f"--ignore={folder}" for folder in WAITING)],
+    ["-m", NO_BROWSER, *WAITING],
+    *(["-m", f"{name} and not soak", *CLIENT] for name in BROWSERS),
+    *(["-m", f"{name} and not soak", *(f"--ignore={file}" for file in CLIENT)] for name in BROWSERS),
 ]
 
 
 def main(arguments: list[str]) -> int:
     """Runs pytest, each time with these arguments too; returns the greatest exit status."""
-    return max([status for stage in STAGES for status in at_once([[*run, *arguments] for run in stage])])
+    pool = ThreadPoolExecutor(AT_ONCE)
+    statuses = []
+    try:
+        for status, output in pool.map(lambda part: run([*part, *arguments]), PARTS):
+            sys.stdout.buffer.write(output)
+            sys.stdout.flush()
+            statuses.append(status)
+    finally:  # Ctrl-C they hear themselves: they have servers and browsers to close, and are waited for
+        pool.shutdown(cancel_futures=True)
+    return max(statuses)
 
 
-def at_once(runs: list[list[str]]) -> list[int]:
-    """The exit statuses of several runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        started: dict[Path, subprocess.Popen[bytes]] = {}
-        for number, arguments in enumerate(runs):
-            log = Path(folder, str(number))
-            with log.open("wb") as output:
-                command = [sys.executable, "-m", "pytest", *arguments]
-                started[log] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            for log, process in started.items():
-                process.wait()
-                sys.stdout.buffer.write(log.read_bytes())
-                sys.stdout.flush()
-        finally:  # also at Ctrl-C, which they hear themselves: they have servers and browsers to close
-            statuses = [process.wait() for process in started.values()]
-    return statuses
+def run(arguments: list[str]) -> tuple[int, bytes]:
+    """The exit status of a run of pytest, and what it has written."""
+    command = [sys.executable, "-m", "pytest", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.returncode, done.stdout
 
 
 if __name__ == "__main__":
