@@ -14,8 +14,16 @@ from tests.browser.fixtures import BROWSERS
 AT_ONCE = 3
 NO_BROWSER = " and ".join(f"not {name}" for name in (*BROWSERS, "soak"))
 # Of about equal length, each with what is left out of it.
-WAITING = ["tests/cli", "tests/deploy", "tests/servers"]  # for servers, sandboxes and commands to start, and to end
-CLIENT = ["tests/browser/test_client.py", "tests/browser/test_client_wire.py", "tests/browser/test_client_wires.py"]
+WAITING = [
+    "tests/cli",
+    "tests/deploy",
+    "tests/servers",
+]  # for servers, sandboxes and commands to start, and to end
+CLIENT = [
+    "tests/browser/test_client.py",
+    "tests/browser/test_client_wire.py",
+    "tests/browser/test_client_wires.py",
+]
 PARTS = [
     ["-m", NO_BROWSER, *(f"--ignore={folder}" for folder in WAITING)],
     ["-m", NO_BROWSER, *WAITING],

@@ -20,6 +20,7 @@ from werkzeug.exceptions import NotFound
 
 from afterload import JobError, LoopError, PatchError, append, attr, jobs, text, value
 from afterload.flask import Live
+from afterload.hub.held import Held
 from afterload.hub.leases import GONE, STOPPED
 from afterload.jobs import Job
 from afterload.live import Live as Core
@@ -277,6 +278,84 @@ def test_who_waits_for_one_that_fails_waits_for_the_handlers_too(live, kind):
     may_go_on.set()
     assert job.wait(PATIENCE) == "failed"
     assert len(told) == 1
+
+
+def test_a_handler_that_takes_its_time_holds_up_no_async_loop(live):
+    may_go_on, begun, ran = threading.Event(), threading.Event(), []
+
+    @live.on_error
+    def slow(name, error):
+        begun.set()
+        ran.append(may_go_on.wait(PATIENCE))
+        live.sleep(0.01)
+
+    async def broken():
+        raise OSError("secret")
+
+    async def other():
+        yield {"#n": 1}
+
+    job = live.start(broken)
+    assert begun.wait(PATIENCE)
+    assert live.start(other).wait(PATIENCE) == "done"
+    assert ran == []
+    may_go_on.set()
+    assert job.wait(PATIENCE) == "failed"
+    assert ran == [True]
+
+
+def test_where_there_is_no_thread_for_the_handlers_they_are_told_all_the_same(live, monkeypatch):
+    told, begun = [], threading.Event()
+    live.on_error(lambda name, error: told.append(str(error)))
+
+    async def broken():
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        raise OSError("secret")
+
+    start = threading.Thread.start
+
+    def refuse(self):
+        if self.name.startswith("afterload-loop"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    job = live.start(broken)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        begun.set()
+        assert job.wait(PATIENCE) == "failed"
+    assert told == ["secret"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("what", ["the log", "the end"])
+def test_whatever_fails_at_the_end_of_one_that_fails_the_rest_is_told(live, monkeypatch, what):
+    told = []
+    live.on_error(lambda name, error: told.append(str(error)))
+
+    def fail(*args, **more):
+        raise ArithmeticError("of a filter's")
+
+    if what == "the log":
+        monkeypatch.setattr(logging.getLogger("afterload.loops"), "error", fail)
+    else:
+        monkeypatch.setattr(Held, "_finish", fail)
+
+    def broken():
+        raise OSError("secret")
+
+    job = live.start(broken)
+    until(lambda: live.loops.running == 0)
+    assert told == ["secret"]
+    if what == "the log":
+        assert job.wait(PATIENCE) == "failed"
+
+
+def test_a_time_that_is_no_number_is_not_waited_for(live):
+    job = live.start(yielding, [])
+    with pytest.raises(LoopError, match="a number of seconds, and not nan"):
+        job.wait(float("nan"))
 
 
 def test_a_handler_may_sleep_and_what_it_does_to_a_job_that_has_ended_is_its_own_error(live, caplog):

@@ -19,6 +19,7 @@ Who is told to stop raises `Stopped` (in a task, `CancelledError`) out of what i
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import threading
 import time
@@ -143,7 +144,7 @@ class Job:
 
         In the process that runs it, where its hub is away then, another five seconds at most, until there is one that
         knows: else the pages would be told that it is lost when the process ends. And where it has failed, until the
-        `on_error` handlers are through.
+        `on_error` handlers are through; so none of them may wait for it, or for somebody who does.
 
         Args:
             timeout: seconds at most; None for as long as it takes.
@@ -153,11 +154,13 @@ class Job:
 
         Raises:
             JobError: as of `status`.
-            LoopError: it is called in the job itself.
+            LoopError: it is called in the job itself, or `timeout` is no number.
             HubError: as of `status`.
         """
         if self._run is not None and self._run is current():
             raise LoopError(f"{self!r} cannot wait for its own end")
+        if timeout is not None and math.isnan(timeout):
+            raise LoopError(f"a timeout is a number of seconds, and not {timeout!r}")
         deadline = None if timeout is None else time.monotonic() + timeout
 
         def left(most: float = threading.TIMEOUT_MAX) -> float:
@@ -201,7 +204,7 @@ class Job:
                 f"{self!r} runs in another process, or no more; only what runs it can publish to it"
             )
         if self._run.status:
-            raise LoopError(f"{self!r} has ended: {self.status}")
+            raise LoopError(f"{self!r} has ended: {self._run.status}")
         if self._run.stopped:
             raise Stopped
         return self._run

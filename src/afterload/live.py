@@ -341,8 +341,8 @@ class Live(Connecting):
 
         Of a snapshot source that failed as well, by its channel's name.
 
-        It runs in the loop's thread, after the log record, and after the pages were told: it may take its time. What it
-        raises is logged, and the other handlers are called all the same.
+        It runs after the log record, and after the pages were told, in the loop's thread, or in one of its own for an
+        async loop: it may take its time. What it raises is logged, and the other handlers are called all the same.
 
         Example:
             >>> live = Live()

@@ -76,7 +76,7 @@ def sleep(seconds: float) -> None:
         LoopError: called in an async generator.
     """
     run = _current.get()
-    if run is None:
+    if run is None or run.status:  # in an on_error handler it is over
         time.sleep(seconds)
     else:
         run.sleep(seconds)
@@ -107,6 +107,7 @@ class Owner(Protocol):
     hub: Hub
     settings: Settings
     waiting: Seldom
+    handlers: list[Callable[[str, BaseException], None]]
 
     def step_context(self) -> AbstractContextManager[Any]:
         """The context that each step runs in."""
@@ -293,11 +294,21 @@ class Run:
             else:
                 self.status = "failed"
         failed = error if self.status == "failed" else None
-        if failed is not None:  # first: who sees that a page has failed finds out why
-            self.loops.record(self.label, failed)
-        self._finish(FAILED if failed is not None else "", tell_nobody=stopped, without_hub=without_hub)
         try:
-            if failed is not None:  # last: a handler may take its time
+            try:
+                if failed is not None:  # first: who sees that a page has failed finds out why
+                    self.loops.record(self.label, failed)
+            finally:
+                self._finish(
+                    FAILED if failed is not None else "", tell_nobody=stopped, without_hub=without_hub
+                )
+        finally:
+            self._conclude(failed)
+
+    def _conclude(self, failed: BaseException | None) -> None:
+        """All pages know; the app's handlers, if it has failed, may take their time."""
+        try:
+            if failed is not None:
                 self.loops.tell(self.label, failed)
         finally:
             self.finished.set()
@@ -338,9 +349,6 @@ class ThreadRun(Run):
 
     def sleep(self, seconds: float) -> None:
         """See the function `sleep`."""
-        if self.status:  # in an on_error handler: it is no loop any more
-            time.sleep(seconds)
-            return
         with self._condition:
             self._condition.wait_for(lambda: self.stopped, seconds)
         if self.stopped:
@@ -476,6 +484,23 @@ class TaskRun(Run):
             if error is None:
                 error = e
         await asyncio.shield(self._call(self.over, error))
+
+    def _conclude(self, failed: BaseException | None) -> None:
+        # Not where it holds up the other tasks, or those that wait for a hub.
+        if failed is not None and self.loops.handlers:
+            context = contextvars.copy_context()
+            conclude = super()._conclude
+            try:
+                threading.Thread(
+                    target=context.run,
+                    args=(conclude, failed),
+                    name=f"afterload-loop {self.label}",
+                    daemon=True,
+                ).start()
+                return
+            except RuntimeError:
+                pass  # there is no thread for it
+        super()._conclude(failed)
 
     def _may_wait(self) -> bool:
         if self.held is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from afterload import append, text
+from afterload.hub import sending
 from afterload.hub.hub import Hub
 from afterload.hub.lingering import DRAIN
 from afterload.hub.viewer import Follow
@@ -413,6 +414,91 @@ def test_an_error_with_one_viewer_touches_no_other(bench: Bench, monkeypatch: py
     assert len(bad.read()) + len(good.read()) == 1
     assert bench.hub.viewers("a") == 1
     assert bench.hub.poller.errors == 1
+
+
+@pytest.mark.parametrize("where", ["_encode", "_broadcast", "_sender.send_all"])
+def test_pages_of_whom_an_error_leaves_unknown_what_they_have_come_back_and_have_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    peers, other = [bench.connect("a"), bench.connect("a")], bench.connect("b")
+    bench.publish("a", append("#log", "1"))
+    bench.turn()
+    fanout: Any = bench.hub.fanout
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        *path, name = where.split(".")
+        patched.setattr(getattr(fanout, path[0]) if path else fanout, name, fail)
+        bench.publish("a", append("#log", "2"))
+        bench.wait(0.1)
+    bench.publish("a", append("#log", "3"))
+    bench.publish("b", text("#n", 1))
+    bench.wait(0.1)
+    assert bench.hub.poller.errors == 1
+    assert bench.hub.stats()["ended_error"] == 2
+    assert data(other.read()) == ['["b",1,[["text","#n","1"]]]']
+    for peer in peers:
+        assert data(peer.read()) == ['["a",1,[["append","#log","1"]]]']
+        assert peer.eof
+        again = bench.connect("a", position=peer.position, at=int(peer.position.split(".")[1]))
+        assert data(again.read()) == ['["a",3,[["append","#log","2"],["append","#log","3"]],1]']
+
+
+def test_an_error_with_one_that_catches_up_touches_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = [bench.connect("a"), bench.connect("a")]
+    fanout = bench.hub.fanout
+    bad, good = fanout.viewers.values()
+    real = fanout._catch_up
+
+    def fail(viewer: Any) -> None:
+        if viewer is bad:
+            raise MemoryError
+        real(viewer)
+
+    for viewer in (bad, good):
+        fanout._leave_current(viewer)
+    monkeypatch.setattr(fanout, "_catch_up", fail)
+    bench.publish("a", text("#n", 1))
+    bench.turn()
+    assert sorted((len(peer.read()), peer.eof) for peer in peers) == [(0, True), (1, False)]
+    assert bench.hub.poller.errors == 1
+
+
+def test_an_error_in_a_heartbeat_leaves_nobody_with_a_part_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = bench.connect("a")
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.hub.fanout._sender, "send_all", fail)
+        bench.wait(bench.hub.settings.heartbeat + 2)
+    peer.read()
+    assert peer.eof
+    assert bench.hub.viewers("a") == 0
+
+
+def test_many_at_a_time_are_counted_and_it_can_be_turned_off_meanwhile(bench: Bench) -> None:
+    peers = [bench.connect("a") for _ in range(3)]
+    rings = sending.MANY == 1
+
+    def batched() -> int:
+        bench.publish("a", text("#n", 1))
+        bench.wait(0.1)
+        return int(bench.hub.stats().get("batched", 0))
+
+    assert batched() == (3 if rings else 0)
+    bench.hub.settle(bench.hub.settings.updated({"io_uring": False}))
+    assert batched() == (3 if rings else 0)
+    bench.hub.settle(bench.hub.settings.updated({"io_uring": True}))
+    assert batched() == (6 if rings else 0)
+    assert [len(peer.read()) for peer in peers] == [3] * 3
 
 
 def test_a_reused_descriptor_never_gets_bytes_of_its_former_viewer(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from afterload.hub import sending
+from afterload.hub import sending, uring
 from afterload.hub.sending import MANY, SEND_FLAGS, Sender, gil_keeping_send
 from afterload.hub.uring import Ring
 
@@ -145,11 +145,14 @@ def test_what_a_call_that_fails_has_not_sent_is_sent_one_by_one_from_then_on(
     assert record.getMessage() == "afterload: io_uring is not used any more: [Errno 16] busy"
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EPERM, "Operation not permitted"), ZeroDivisionError("what?")]
+)
 def test_where_there_is_no_io_uring_the_log_says_so_once(
-    make: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     def refuse() -> Ring:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
+        raise error
 
     monkeypatch.setattr(sending, "Ring", refuse)
     caplog.set_level(logging.INFO)
@@ -158,8 +161,62 @@ def test_where_there_is_no_io_uring_the_log_says_so_once(
         assert them.sender.send_all(them.fds, b"x") == []
         assert them.read() == [b"x"] * MANY
     assert [record.getMessage() for record in caplog.records] == [
-        "afterload: io_uring cannot be used, each send is a system call: [Errno 1] Operation not permitted"
+        f"afterload: io_uring cannot be used, each send is a system call: {error}"
     ]
+
+
+def test_where_there_is_little_memory_for_it_it_is_small(
+    make: Any, ring: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def little(entries: int = 1024) -> Ring:
+        asked.append(entries)
+        if entries > 256:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return Ring(entries)
+
+    monkeypatch.setattr(sending, "Ring", little)
+    them = make(400)
+    assert them.sender.send_all(them.fds, b"x") == []
+    assert them.read() == [b"x"] * 400
+    assert (asked, them.calls) == ([1024, 256], 0)
+
+
+def test_whether_it_may_is_asked_each_time(make: Any, ring: None) -> None:
+    them = make(20)
+    for may, calls in ((False, 20), (True, 20), (False, 40)):
+        them.sender._may_ring = lambda may=may: may
+        assert them.sender.send_all(them.fds, b"x") == []
+        assert them.calls == calls
+    assert them.sender.batched == 20
+
+
+def test_what_was_not_taken_is_no_batched_send(make: Any, ring: None) -> None:
+    them = make(20)
+    for _, theirs in them.pairs[:15]:
+        theirs.close()
+    assert len(them.sender.send_all(them.fds, b"x")) == 15
+    assert them.sender.batched == 5
+
+
+def test_an_error_of_another_kind_is_told_and_it_is_not_used_again(
+    make: Any, ring: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    them = make(20)
+    assert them.sender.send_all(them.fds, b"x") == []
+
+    def system(*_: Any) -> int:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uring, "_system", system)
+        with pytest.raises(MemoryError):
+            them.sender.send_all(them.fds, b"y")
+    assert them.sender.send_all(them.fds, b"z") == []
+    assert them.read() == [b"xz"] * 20
+    assert them.calls == 20
+    assert "io_uring is not used any more" in caplog.text
 
 
 def test_the_gil_keeping_send_reports_what_was_taken() -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
+import signal
 import socket
 import threading
+import time
+from array import array
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from afterload.hub import uring
+from afterload.hub.sending import Sender
 from afterload.hub.uring import Ring
-from tests.hub.door import descriptors
 
 Pairs = Callable[[int], list[tuple[socket.socket, socket.socket]]]
 
@@ -27,6 +32,10 @@ def ring() -> Iterator[Ring]:
         made = Ring(8)
     except OSError as error:
         pytest.skip(f"there is no io_uring here: {error}")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        while made._tail[0] % made.entries:  # its first try ends somewhere
+            made.send([ours.fileno()], b"x")
     yield made
     made.close()
 
@@ -157,10 +166,10 @@ def test_a_call_that_fails_says_who_was_sent_something_and_is_the_last(
     them = pairs(20)
     fds = [ours.fileno() for ours, _ in them]
     entering(monkeypatch, [None, 2, OSError(errno.EBUSY, "busy")])
-    assert ring.send(fds, b"once") == [4] * 6  # the queue begins anew after four: its first try was four
+    assert ring.send(fds, b"once") == [4] * 10
     assert isinstance(ring.error, OSError)
     assert ring.send(fds, b"again") == []
-    assert [read(theirs) for _, theirs in them] == [b"once"] * 6 + [b""] * 14
+    assert [read(theirs) for _, theirs in them] == [b"once"] * 10 + [b""] * 10
 
 
 @pytest.mark.parametrize(
@@ -196,20 +205,200 @@ def test_the_gil_is_kept_for_few_sends_only(
     big.close()
 
 
-def test_a_child_gives_back_its_copy_and_its_parent_goes_on(ring: Ring, pairs: Pairs) -> None:
-    [(ours, theirs)] = pairs(1)
-    for _ in range(3):
-        child = os.fork()
-        if child == 0:
-            try:
-                ring.close()
-                del ring
-            finally:
-                os._exit(0)
-        assert ring.send([ours.fileno()] * 5, b"x") == [1] * 5
-        assert os.waitpid(child, 0)[1] == 0
-        assert ring.send([ours.fileno()] * 5, b"x") == [1] * 5
-    assert read(theirs) == b"x" * 30
+def in_a_child(check: Callable[[], object]) -> None:
+    """What it raises there is what is wrong."""
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(into, repr(check()).encode())
+        except BaseException as error:
+            os.write(into, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(into)
+    said = b"".join(iter(lambda: os.read(out, 1000), b""))
+    os.close(out)
+    os.waitpid(child, 0)
+    assert said == b"None"
+
+
+def held() -> list[str]:
+    """What this process has of rings."""
+    fds = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    links = [os.readlink(fd) for fd in fds if os.path.islink(fd)]
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in links + maps if "io_uring" in line]
+
+
+def test_what_is_closed_is_given_back_at_once_and_once(ring: Ring) -> None:
+    before = held()
+    gc.disable()
+    try:
+        new = Ring()
+        assert len(held()) > len(before)
+        new.close()
+        assert held() == before
+        with open(os.devnull) as other:  # which has its descriptor by now
+            new.close()
+            other.read()
+    finally:
+        gc.enable()
+
+
+def test_one_that_has_failed_is_given_back_too(
+    ring: Ring, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = held()
+    gc.disable()
+    try:
+        new = Ring()
+        with monkeypatch.context() as patched:
+            entering(patched, [OSError(errno.EBUSY, "busy")])
+            assert new.send([pairs(1)[0][0].fileno()], b"x") == []
+        new.close()
+        assert held() == before
+    finally:
+        gc.enable()
+
+
+def test_a_child_closes_its_copy_and_its_parent_goes_on(ring: Ring, pairs: Pairs) -> None:
+    """Also while a thread of the parent sends."""
+    them, stop, wrong = pairs(400), threading.Event(), []
+    sender = Sender(lambda *_: -1, lambda: True, time.monotonic)
+    fds = [ours.fileno() for ours, _ in them]
+
+    def send() -> None:
+        while not stop.is_set():
+            wrong.extend(sender.send_all(fds, b"x" * 100))
+            wrong.extend(i for i, (_, theirs) in enumerate(them) if read(theirs) != b"x" * 100)
+
+    def check() -> None:
+        ring.close()
+        sender.close()
+        if held():
+            raise AssertionError(held())
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        for _ in range(10):
+            in_a_child(check)
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert wrong == []
+    sender.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
+def test_after_any_other_error_it_sends_no_more(
+    ring: Ring, pairs: Pairs, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """What stands in its queue then would be sent with what comes next, and its bytes are gone."""
+    [(first, reads), (second, then_reads)] = pairs(2)
+    with monkeypatch.context() as patched:
+        entering(patched, [error])
+        with pytest.raises(type(error)):
+            ring.send([first.fileno()], b"once")
+    assert ring.error is not None
+    assert ring.send([second.fileno()], b"more") == []
+    assert (read(reads), read(then_reads)) == (b"", b"")
+
+
+def test_signals_in_between_cost_no_byte(ring: Ring) -> None:
+    kinds = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+    them = [socket.socketpair() for _ in range(40)] + [tcp(*kind) for kind in kinds for _ in range(40)]
+    for pair in them:
+        for sock in pair:
+            sock.setblocking(False)
+    said, sent, signals = [b""] * len(them), [b""] * len(them), 0
+
+    def count(*_: object) -> None:
+        nonlocal signals
+        signals += 1
+
+    before = signal.signal(signal.SIGALRM, count)
+    big, chance = Ring(64), random.Random(1)
+    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    try:
+        while signals < 500:
+            data = os.urandom(chance.choice([10, 3000, 60_000]))
+            taken = big.send([ours.fileno() for ours, _ in them], data)
+            assert len(taken) == len(them)
+            for i, size in enumerate(taken):
+                sent[i] += data[: max(size, 0)]
+                if chance.random() < 0.5:
+                    said[i] += read(them[i][1])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        big.close()
+    for i, (ours, theirs) in enumerate(them):
+        ours.close()
+        theirs.setblocking(True)
+        assert said[i] + b"".join(iter(lambda sock=theirs: sock.recv(1 << 20), b"")) == sent[i]
+        theirs.close()
+
+
+def tcp(family: int, address: str) -> tuple[socket.socket, socket.socket]:
+    with socket.create_server((address, 0), family=family) as server:
+        theirs = socket.create_connection(server.getsockname()[:2])
+        return server.accept()[0], theirs
+
+
+class Kernel:
+    """What the kernel does with a ring, over as many entries as it takes to count past 2**32."""
+
+    def __init__(self, ring: Ring, at: int) -> None:
+        self.ring = ring
+        self.at = at
+        self.sent: list[int] = []
+        self.chance = random.Random(3)
+        for name in ("_tail", "_head", "_ready"):
+            setattr(ring, name, array("I", [at]))
+        results = 2 * ring.entries
+        ring._which, ring._results = array("Q", [0]) * results, array("i", [0]) * results
+        ring._fds, ring._sizes = array("i", [0]) * ring.entries, array("i", [0]) * ring.entries
+        ring._addresses = array("Q", [0]) * ring.entries
+
+    def enter(self, call: Any, number: int, fd: int, left: int, *rest: int) -> int:
+        ring = self.ring
+        count = min(left, (ring._tail[0] - self.at) % 2**32)
+        if count > 1 and self.chance.random() < 0.3:
+            count -= 1
+        for _ in range(count):
+            result = ring._ready[0] & ring._mask
+            ring._which[result] = self.at % ring.entries
+            self.sent.append(ring._fds[self.at % ring.entries])
+            ring._results[result] = self.result(self.sent[-1])
+            self.at = (self.at + 1) % 2**32
+            ring._ready[0] = self.at
+        return count
+
+    @staticmethod
+    def result(fd: int) -> int:
+        return fd % 7 - 2
+
+
+def test_the_counters_of_the_queues_go_past_their_end(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(ring, 2**32 - 13)
+    monkeypatch.setattr(uring, "_system", kernel.enter)
+    for _ in range(200):
+        kernel.sent.clear()
+        fds = [kernel.chance.randrange(1000) for _ in range(kernel.chance.randrange(30))]
+        assert ring.send(fds, b"four") == [max(Kernel.result(fd), -1) for fd in fds]
+        assert kernel.sent == fds
+    assert kernel.at < 10_000
+
+
+def test_a_kernel_that_takes_nothing_is_not_asked_for_ever(
+    ring: Ring, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uring, "_system", lambda *_: 0)
+    assert ring.send([pairs(1)[0][0].fileno()], b"x") == []
+    assert "takes nothing" in str(ring.error)
 
 
 def test_several_at_once_do_not_disturb_each_other(ring: Ring, pairs: Pairs) -> None:
@@ -228,14 +417,8 @@ def test_several_at_once_do_not_disturb_each_other(ring: Ring, pairs: Pairs) -> 
         thread.start()
     for thread in threads:
         thread.join(30)
+        assert not thread.is_alive()
     assert wrong == []
-
-
-def refuse(number: int) -> Callable[..., int]:
-    def system(call: Any, which: int, *rest: int) -> int:
-        raise OSError(number, os.strerror(number))
-
-    return system
 
 
 @pytest.mark.parametrize(
@@ -245,20 +428,48 @@ def refuse(number: int) -> Callable[..., int]:
             {"os": SimpleNamespace(uname=lambda: SimpleNamespace(machine="mips"))},
             "is not known on this machine",
         ),
-        ({"_system": refuse(errno.ENOSYS)}, "Function not implemented"),
-        ({"_system": refuse(errno.EPERM)}, "Operation not permitted"),
+        ({"ctypes": SimpleNamespace(CDLL=lambda *_, **__: None)}, "has no syscall"),
+        ({"_SETUP": 1_000_000}, "Function not implemented"),
+    ],
+)
+def test_where_there_is_none_an_error_says_why(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setattr(uring, name, value)
+    with pytest.raises(OSError, match=said):
+        Ring()
+
+
+def refuse(number: int, *ways: int) -> Callable[..., int]:
+    """Some of the system calls are forbidden."""
+    real = uring._system
+
+    def system(call: Any, which: int, *rest: int) -> int:
+        if which in ways:
+            raise OSError(number, os.strerror(number))
+        return real(call, which, *rest)
+
+    return system
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"_system": refuse(errno.EPERM, uring._SETUP)}, "Operation not permitted"),
+        ({"_system": refuse(errno.EPERM, uring._ENTER)}, "Operation not permitted"),
         ({"_FEATURE_SINGLE_MAP": 1 << 31}, "too old"),
         ({"_OP_SEND": 255}, "does not send"),
         ({"FLAGS": socket.MSG_OOB | socket.MSG_DONTWAIT}, "does not send"),
     ],
 )
-def test_where_it_cannot_be_had_an_error_says_why_and_nothing_is_left(
+def test_where_it_cannot_be_used_an_error_says_why_and_nothing_is_left(
     ring: Ring, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
 ) -> None:
-    before = descriptors()
+    before = held()
     with monkeypatch.context() as patched:
         for name, value in changes.items():
             patched.setattr(uring, name, value)
         with pytest.raises(OSError, match=said):
             Ring()
-    assert descriptors() == before
+    assert held() == before

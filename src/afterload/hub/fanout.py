@@ -362,6 +362,16 @@ class Fanout:
                 self.poller.safely(self._flush, group)
 
     def _flush(self, group: Group) -> None:
+        """Brings a group what is new."""
+        try:
+            self._bring(group)
+        except BaseException:
+            self._drop_all(group)
+            raise
+        finally:
+            group.sending = False
+
+    def _bring(self, group: Group) -> None:
         log = group.log
         with self.lock:
             group.dirty = False
@@ -382,11 +392,10 @@ class Fanout:
                 self._write(viewer, data)
         elif data:
             self._broadcast(group, data)
-        group.sending = False
         if answer is not None and answer.finished:
             self._finish(group)
         for viewer in list(group.waiting):
-            self._catch_up(viewer)
+            self.poller.safely(self._catch_up_or_drop, viewer)
         self._report(group)
 
     def _part(self, group: Group, steps: Iterable[Step] = (), now: bool = False) -> bytes:
@@ -434,7 +443,8 @@ class Fanout:
         count = len(group.current) - len(late)
         self.counters["sends"] += count
         self.counters["bytes"] += count * size
-        self.counters["batched"] = self._sender.batched
+        if self._sender.batched:
+            self.counters["batched"] = self._sender.batched
         for fd, sent in late:
             viewer = group.current[fd]
             self._leave_current(viewer)
@@ -525,6 +535,13 @@ class Fanout:
             if not group.last_sent:
                 group.last_sent = self.clock()
             self._report(group)
+
+    def _catch_up_or_drop(self, viewer: Viewer) -> None:
+        try:
+            self._catch_up(viewer)
+        except Exception:
+            self._drop(viewer, "error")
+            raise
 
     def _held(self, viewer: Viewer) -> bool:
         return self.viewers.get(viewer.fd) is viewer
@@ -654,10 +671,14 @@ class Fanout:
         data = group.wire.ping(f"{group.log.epoch}.{group.cursor}")
         if group.shown is not None:
             data += self._part(group)
-        if data:
-            self._broadcast(group, data)
-        else:
+        if not data:
             group.last_sent = self.clock()
+            return
+        try:
+            self._broadcast(group, data)
+        except BaseException:
+            self._drop_all(group)
+            raise
 
     # How a viewer ends
 
@@ -701,6 +722,11 @@ class Fanout:
                 groups.remove(group)
                 if not groups:
                     del self.by_channel[group.log.epoch, name]
+
+    def _drop_all(self, group: Group) -> None:
+        """After an error, when nobody knows what each of them has: they come back from where they are."""
+        for viewer in group.viewers():
+            self._drop(viewer, "error")
 
     def _drop(self, viewer: Viewer, reason: str) -> None:
         if self._forget(viewer, reason):

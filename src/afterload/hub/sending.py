@@ -1,12 +1,13 @@
 """How bytes that many connections are to get are sent to them: by one system call, or else by one for each.
 
-Both keep the GIL for about a millisecond at most, as beside one computing thread it takes up to 5 ms (the switch
-interval) to get it back, which `socket.send` would wait for at each connection.
+Both keep the GIL for about a millisecond, as beside one computing thread it takes up to 5 ms (the switch interval) to
+get it back, which `socket.send` would wait for at each connection.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import socket
 import sys
@@ -22,7 +23,9 @@ MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL
 MANY = 8  # connections from which on one system call is less work than one for each
-RUN = 32  # sends between two looks at the clock
+RUN = 32  # sends between two looks at the clock, or fewer of so many bytes
+RUN_BYTES = 4_194_304
+SMALL = 256  # entries of a ring where there is no memory for more: kernels before 5.12 count it as locked
 HOLD_GIL = 0.001  # longest run of sends without giving up the GIL
 
 Send = Callable[[int, bytes, int, int], int]
@@ -33,11 +36,11 @@ class Sender:
 
     Args:
         send: ``send(fd, data, size, flags) -> sent``, negative on error: over one of them.
-        may_ring: whether io_uring may be used.
+        may_ring: whether io_uring may be used; asked each time.
         clock: monotonic seconds.
 
     Attributes:
-        batched: how many sends were made by a system call that made many.
+        batched: how many connections took all of it in a system call for many.
     """
 
     def __init__(self, send: Send, may_ring: Callable[[], bool], clock: Callable[[], float]) -> None:
@@ -58,35 +61,38 @@ class Sender:
         if ring is None:
             return self._one_by_one(fds, data)
         them = list(fds)
-        taken = ring.send(them, data)
-        self.batched += len(taken)
+        try:
+            taken = ring.send(them, data)
+        finally:
+            if ring.error is not None:
+                logger.warning("afterload: io_uring is not used any more: %s", ring.error)
+                self.close()
         late = _late(them, taken, len(data))
-        if ring.error is not None:
-            logger.warning("afterload: io_uring is not used any more: %s", ring.error)
-            self.close()
-            late += self._one_by_one(them[len(taken) :], data)
+        self.batched += len(taken) - len(late)
+        if rest := them[len(taken) :]:
+            late += self._one_by_one(rest, data)
         return late
 
     def _ring_for(self, count: int) -> Ring | None:
-        if count < MANY:
+        if count < MANY or not self._may_ring():
             return None
         if not self._has_tried:
             self._has_tried = True
-            if self._may_ring():
-                try:
-                    self._ring = Ring()
-                except OSError as error:
-                    logger.info("afterload: io_uring cannot be used, each send is a system call: %s", error)
+            try:
+                self._ring = _new_ring()
+            except Exception as error:  # noqa: BLE001 - what only takes itself for Linux may do anything
+                logger.info("afterload: io_uring cannot be used, each send is a system call: %s", error)
         return self._ring
 
     def _one_by_one(self, fds: Iterable[int], data: bytes) -> list[tuple[int, int]]:
         send, size, clock = self.send, len(data), self._clock
         same = repeat(data), repeat(size), repeat(SEND_FLAGS)
         late: list[tuple[int, int]] = []
+        count = min(RUN, max(1, RUN_BYTES // max(1, size)))
         start = clock()
         rest = iter(fds)
         # `map` and `count` loop in C: a `for` costs a few per cent of the whole delivery
-        while run := tuple(islice(rest, RUN)):
+        while run := tuple(islice(rest, count)):
             taken = list(map(send, run, *same))
             late += _late(run, taken, size)
             if clock() - start > HOLD_GIL:
@@ -99,6 +105,15 @@ class Sender:
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
+
+
+def _new_ring() -> Ring:
+    try:
+        return Ring()
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        return Ring(SMALL)
 
 
 def _late(fds: Sequence[int], taken: Sequence[int], size: int) -> list[tuple[int, int]]:
