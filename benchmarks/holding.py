@@ -60,7 +60,7 @@ def loops(bench: Bench) -> Iterator[Row]:
     Pages with a loop each that yields ten times a second; once as a generator, which is a thread, and once as
     an async generator, which is a task. The page's viewer is in the memory, and the sending in the CPU.
     """
-    warm, viewers, seconds = (5, 15, 0.5) if bench.small else (30, 150, 5.0)
+    warm, viewers, seconds = (5, 15, 3.0) if bench.small else (30, 150, 5.0)
     for name, path in (("a thread", "/thread"), ("a task", "/task")):
         bench.note(f"{viewers} loops of a page's own, each {name}")
         with bench.ours() as ours:

@@ -56,7 +56,7 @@ def live(app: Flask) -> Iterator[Live]:
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("afterload")])
 
 
-def wait_until(true: Callable[[], Any], timeout: float = 5.0) -> None:
+def wait_until(true: Callable[[], Any], timeout: float = 20.0) -> None:
     deadline = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
@@ -167,7 +167,7 @@ def test_a_shared_loop_is_shown_from_its_state_on_and_its_bytes_are_shared(app: 
     @live.loop
     def work() -> Iterator[Any]:
         yield {"#n": "before"}
-        go_on.wait(5)
+        go_on.wait(20)
         yield {"#n": "after"}
 
     app.add_url_rule("/", "index", lambda: live.document("document.html", work))
@@ -247,7 +247,7 @@ def test_a_private_loop_ends_with_its_viewer(app: Flask, live: Live) -> None:
     with serve(app) as where:
         with Raw(where).ask("/") as raw:
             raw.until(b'"patch"')
-        assert over.wait(3)
+        assert over.wait(20)
         wait_until(lambda: live.stats()["loops"] == 0)
 
 
@@ -371,7 +371,7 @@ def test_the_first_bytes_come_before_the_rest_is_known(app: Flask, live: Live) -
 
     def rows() -> Iterator[str]:
         yield "first"
-        go_on.wait(5)
+        go_on.wait(20)
         yield "second"
 
     app.add_url_rule("/", "index", lambda: live.stream_template("rows.html", rows=rows()))

@@ -896,7 +896,7 @@ def test_an_app_that_is_dropped_leaves_no_thread_and_no_socket(
         app.jinja_loader = DictLoader({"page.html": "{{ live_client() }}"})
         live = Live(app, linger=FOREVER)
 
-        @live.loop(linger=1)  # while it runs, it keeps its app
+        @live.loop(linger=3)  # while it runs, it keeps its app
         def clock() -> Iterator[Any]:
             for i in itertools.count():
                 yield {"#time": i}

@@ -137,8 +137,8 @@ def held(data: bytes) -> Answer:
     """The connection stays open behind these bytes, until the other side lets go."""
 
     def send(connection: socket.socket, asked: dict[str, str]) -> None:
-        connection.sendall(data)
         with contextlib.suppress(ConnectionError):
+            connection.sendall(data)
             while connection.recv(65_536):
                 pass
 

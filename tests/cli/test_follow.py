@@ -668,10 +668,10 @@ def test_without_the_package_a_websocket_says_what_to_install(
 def test_where_nothing_comes_by_one_wire_the_next_is_tried(capsys: pytest.CaptureFixture[str]) -> None:
     # What holds an answer back until its end, and knows no WebSocket.
     with Site(held(b""), answer("400 Bad Request"), one_of("poll", hello(), patch(ONE), end())) as site:
-        status, out, said = run(capsys, "--timeout", "1", site.url)
+        status, out, said = run(capsys, "--timeout", "4", site.url)
     assert (status, out) == (0, "#a: 1\n")
     assert said == [
-        "no answer within 1 s; now by WebSocket",
+        "no answer within 4 s; now by WebSocket",
         "there is no WebSocket here: the answer is 400 Bad Request; now by polls",
         "follows a by polls",
         "a has ended: done",

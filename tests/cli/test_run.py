@@ -236,7 +236,8 @@ def test_it_ends_with_the_command_and_all_it_has_started(
     running = start(*mode, "--", "sh", "-c", f"sleep 600 & echo $$ $! > {pids}; wait; sleep 600")
     wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"), 10, "the command")
     assert running.end(number) == 128 + number
-    assert [pid for pid in map(int, pids.read_text().split()) if alive(pid)] == []
+    started = [int(pid) for pid in pids.read_text().split()]
+    wait_until(lambda: not any(alive(pid) for pid in started), 10, "the end of all of it")
 
 
 def test_a_command_that_ignores_all_but_the_last_is_killed(

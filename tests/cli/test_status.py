@@ -116,7 +116,6 @@ def test_one_that_does_not_answer_is_said_beside_those_that_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("AFTERLOAD_NAMESPACE", raising=False)
-    monkeypatch.setattr("afterload.cli.status._TIMEOUT", 2.0)
     hanging, good = sorted([new_namespace(), new_namespace()])
     monkeypatch.setattr(
         rendezvous, "_TABLE", table(tmp_path / "unix", *((os.geteuid(), n) for n in (hanging, good)))

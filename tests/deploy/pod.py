@@ -115,7 +115,7 @@ class Running:
     @property
     def hubs(self) -> list[int]:
         """The hub processes in the same sandbox."""
-        return [pid for pid in descendants(self._init) if b"afterload.hub" in cmdline(pid)]
+        return [pid for pid in descendants(self._init) if is_hub(pid)]
 
     @property
     def over(self) -> bool:
@@ -261,6 +261,15 @@ def descendants(pid: int) -> list[int]:
     """All that a process has started, and those have."""
     found = Running.children(pid)
     return found + [below for child in found for below in descendants(child)]
+
+
+def is_hub(pid: int) -> bool:
+    """Of two that are started at once, the one that finds the place taken ends before it is called so."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return False
+    return name == "afterload-hub\n" and b"afterload.hub" in cmdline(pid)
 
 
 def cmdline(pid: int) -> bytes:

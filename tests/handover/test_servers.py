@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -49,15 +50,21 @@ def nobody_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def settled(server: Server) -> dict[str, int]:
-    """The state of the server, when nothing is on its way any more."""
-    states = [get_json(server, "/state")]
+    """The state of the server, when nothing seems to be on its way any more."""
+    states: list[dict[str, int]] = []
 
-    def same_twice() -> bool:
+    def rests() -> bool:
         states.append(get_json(server, "/state"))
-        return states[-1] == states[-2] == states[max(0, len(states) - 3)] and len(states) > 2
+        time.sleep(0.05)
+        return len(states) >= 8 and all(state == states[-1] for state in states[-8:])
 
-    wait_until(same_twice, 10, "the server to settle")
+    wait_until(rests, 20, "the server to settle")
     return states[-1]
+
+
+def becomes(server: Server, **wanted: int) -> None:
+    """Waits for a state: a page has its first bytes before the server is through with its request."""
+    wait_until(lambda: wanted.items() <= get_json(server, "/state").items(), 20, f"the state to be {wanted}")
 
 
 def viewer(server: Server, path: str = "/stream") -> Raw:
@@ -92,11 +99,8 @@ def test_more_viewers_than_threads_are_held_while_ordinary_requests_are_answered
     viewers = [viewer(lab) for _ in range(12)]
     for _ in range(8):
         assert get(lab, "/plain").body == b"plain"
-    held = settled(lab)
-    assert held["held"] == 12
     # One descriptor each, and no epoll of the server's has any of them.
-    assert held["fds"] == before["fds"] + 12
-    assert held["watched"] == before["watched"]
+    becomes(lab, held=12, fds=before["fds"] + 12, watched=before["watched"])
     get(lab, "/say?text=all.")
     for raw in viewers:
         raw.until(b"all.")
@@ -118,7 +122,7 @@ def test_taking_and_closing_leaks_no_descriptor(lab):
             raw.rest()
     for _ in range(25):
         viewer(lab).close()
-    assert settled(lab)["fds"] == before["fds"]
+    becomes(lab, fds=before["fds"])
 
 
 @pytest.mark.parametrize("path", ["/boom", "/forgets", "/flood"])
@@ -132,13 +136,13 @@ def test_what_goes_wrong_after_the_take_does_not_reach_the_client(lab, path):
         if path == "/flood":
             lab.wait_log("Resource temporarily unavailable")  # it must fail, and not wait for ever
         assert get(lab, "/plain").body == b"plain"
-        assert settled(lab)["held"] == 1
+        becomes(lab, held=1)
         get(lab, "/say?text=still.")
         get(lab, "/end")
         assert raw.rest() == first + b"still."
     # Werkzeug's debugger keeps the frames of every error, and with them the far end of the dummy.
     kept = 1 if (lab.kind, path) == ("debug", "/boom") else 0
-    assert settled(lab)["fds"] == before["fds"] + kept
+    becomes(lab, fds=before["fds"] + kept)
 
 
 def test_a_second_request_on_a_kept_connection_can_be_taken(lab):
@@ -154,12 +158,11 @@ def test_a_second_request_on_a_kept_connection_can_be_taken(lab):
         raw.data = b""
         raw.ask("/stream").until(b"\n\n")
         assert raw.data.startswith(HEAD)
-        held = settled(lab)
-        assert (held["held"], held["watched"]) == (1, before["watched"])
+        becomes(lab, held=1, watched=before["watched"])
         get(lab, "/say?text=kept.")
         get(lab, "/end")
         assert raw.rest().endswith(b"kept.")
-    assert settled(lab)["fds"] == before["fds"]
+    becomes(lab, fds=before["fds"])
 
 
 @pytest.mark.parametrize("length", [0, 4, 100_000])

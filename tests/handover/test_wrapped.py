@@ -163,6 +163,7 @@ def through(site: Server, wrapper: str) -> Raw:
 
 @pytest.mark.parametrize("wrapper", ["raises", "raises late", "adds no header"])
 def test_a_wrapper_that_fails_is_answered_by_the_server_and_takes_no_connection(site, wrapper):
+    held(site, "some", 0)  # those of the tests before
     before = stats(site)
     with follow(site, wrapper) as raw:
         raw.rest()
@@ -181,6 +182,7 @@ def test_a_wrapper_that_fails_is_answered_by_the_server_and_takes_no_connection(
     [("blocks", b"403 ", b"blocked"), ("replaces", b"200 ", b"closed for today")],
 )
 def test_an_answer_that_a_wrapper_puts_in_the_place_of_the_stream_is_the_answer(site, wrapper, status, body):
+    held(site, "some", 0)
     before = stats(site)
     with follow(site, wrapper) as raw:
         raw.rest()

@@ -217,7 +217,7 @@ def test_a_message_that_comes_byte_by_byte_is_heard_and_others_are_served_betwee
 def test_connections_that_say_nothing_disturb_nobody(door):
     silent = [door.plain() for _ in range(1000)]
     goes_on(door)
-    assert len(door.control.connections) == 1000
+    wait_until(lambda: len(door.control.connections) == 1000, 10, "the other one to be gone")
     for plain in silent:
         plain.close()
     wait_until(lambda: not door.control.connections, 10, "them to be gone")

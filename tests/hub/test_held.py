@@ -415,10 +415,11 @@ def test_a_job_goes_on_when_its_host_ends_and_the_next_is_brought_to_its_state(p
 
 
 def test_a_hub_that_hangs_does_not_hold_up_a_job_and_is_brought_up_to_date(process, caplog):
-    host, mine = serve(process()), serve(process(publish_timeout=0.1))
+    host, mine = serve(process()), serve(process())
     stop = threading.Event()
     job = mine.start(counting, mine, stop)
     wait_until(lambda: counted(host, job) > 3, PATIENCE, "it to count")
+    mine.meeting.shared._calls._timeout = 0.1
     begun, go = threading.Event(), threading.Event()
     host.hub.poller.call(lambda: (begun.set(), go.wait(PATIENCE))[0])
     assert begun.wait(PATIENCE)
@@ -490,6 +491,8 @@ def test_where_there_is_no_hub_nothing_is_started(process):
     with pytest.raises(HubError, match="does not answer"):
         mine.start(ran.append, 1)
     assert mine.loops.running == 0
+    calls = mine.meeting.shared._calls
+    calls._timeout, calls._is_silent = PATIENCE, False
     go.set()
     assert mine.start(ran.append, 2).wait(PATIENCE) == "done"
     assert ran == [2]

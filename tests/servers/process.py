@@ -313,7 +313,7 @@ class Servers:
         command = [sys.executable, "-m", "gunicorn", app, "--bind", HOST + ":{port}"]
         command += ["--worker-class", worker_class, "--workers", str(workers), "--threads", str(threads)]
         # Its control socket has one path a user: two test runs at once would take it from each other.
-        command += ["--graceful-timeout", "5", "--no-control-socket"]
+        command += ["--graceful-timeout", "5", "--keep-alive", "30", "--no-control-socket"]
         said = "Booting worker"
         if not {"-c", "--config"} & set(arguments):
             command += ["--config", "python:tests.servers.gunicorn_conf"]

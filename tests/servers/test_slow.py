@@ -55,8 +55,9 @@ def test_a_slow_reader_is_never_far_behind_and_delays_nobody(servers: Servers, w
 
     thread = threading.Thread(target=read)
     thread.start()
-    while stats(server)["published"] < PUBLISHED:
-        slow.read(200)
+    while (published := stats(server)["published"]) < PUBLISHED:
+        if len(slow.data) < published * STATE / 10:
+            slow.read(200)
     found = stats(server)
     assert found["viewers"] == 2
     assert found["behind"] <= 2
@@ -73,7 +74,7 @@ def test_a_slow_reader_is_never_far_behind_and_delays_nobody(servers: Servers, w
     behind = len(slow.data) - read_before
     assert behind < 20 * STATE
     assert len(slow.data) < PUBLISHED * STATE / 4
-    assert len(fast.numbers()) > PUBLISHED / 4
+    assert len(fast.numbers()) > PUBLISHED / 10
     assert slow.numbers() == sorted(set(slow.numbers()))
     assert slow.numbers()[-1] == fast.numbers()[-1]
     for reader in (slow, fast):

@@ -258,13 +258,13 @@ def test_a_slow_line_is_as_slow_as_said_and_the_server_has_to_wait(bench: Make) 
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     server.setblocking(False)
     taken = 0
+    began = time.monotonic()
     with contextlib.suppress(BlockingIOError):
         while True:
             taken += server.send(b"x" * 4096)
     assert taken < 120_000
     server.setblocking(True)
     server.close()
-    began = time.monotonic()
     assert len(read(client)) == taken
     passed = made.proxy.bytes_answered
     assert passed == taken
@@ -370,13 +370,13 @@ def test_all_lines_are_cut_at_once_and_new_ones_pass(bench: Make, reset: bool) -
 
 
 def test_a_line_that_has_its_time_is_cut_and_the_next_one_too(bench: Make) -> None:
-    made = bench(Fault(cut_after=0.2))
+    made = bench(Fault(cut_after=2.0))
     for _ in range(2):
         began = time.monotonic()
         client, server = made.pair()
         server.sendall(b"x")
         assert read(client) == b"x"
-        assert time.monotonic() - began >= 0.2
+        assert time.monotonic() - began >= 2.0
     client, _ = made.pair()
     made.proxy.switch(Fault(cut_after=0))
     assert read(client) == b""
@@ -444,7 +444,7 @@ def test_nothing_is_left_when_it_is_closed() -> None:
     client, _ = made.pair()
     made.proxy.close()
     made.proxy.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     client.settimeout(10)
     assert read(client) == b""
     with pytest.raises(ConnectionRefusedError):
