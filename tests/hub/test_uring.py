@@ -21,6 +21,7 @@ import pytest
 from afterload.hub import uring
 from afterload.hub.sending import Sender
 from afterload.hub.uring import Ring
+from tests.servers.process import wait_until
 
 Pairs = Callable[[int], list[tuple[socket.socket, socket.socket]]]
 
@@ -282,6 +283,7 @@ def test_a_child_closes_its_copy_and_its_parent_goes_on(ring: Ring, pairs: Pairs
     thread = threading.Thread(target=send)
     thread.start()
     try:
+        wait_until(lambda: sender.batched, 20, "its ring to be made")  # one that is being made is not closed
         for _ in range(10):
             in_a_child(check)
     finally:
