@@ -14,7 +14,7 @@ from afterload import Patch
 from afterload.flask import Live
 
 app = Flask(__name__)
-live = Live(app, heartbeat=float(os.environ.get("HEARTBEAT", "20")), retry=500, linger=3)
+live = Live(app, heartbeat=float(os.environ.get("HEARTBEAT", "20")), retry=500, linger=30)
 # what a database would be: it outlives the server
 STORE = Path(os.environ.get("STORE", os.devnull))
 CSP = (

@@ -233,11 +233,13 @@ class Page:
         self.wait_for(f"document.documentElement.dataset.live === {json.dumps(status)}", timeout)
 
     def click(self, selector: str) -> None:
-        """Click on an element as a person does."""
+        """Click on an element as a person does; waits until there is one."""
+        self._wait_for_element(selector)
         self.browser.click(self._tab, selector)
 
     def type(self, selector: str, text: str) -> None:
-        """Focus an element and press keys."""
+        """Focus an element and press keys; waits until there is one."""
+        self._wait_for_element(selector)
         self.browser.type(self._tab, selector, text)
 
     def resize(self, width: int, height: int) -> None:
@@ -266,6 +268,10 @@ class Page:
     def close(self) -> None:
         """Close the tab."""
         self.browser.close_tab(self._tab)
+
+    def _wait_for_element(self, selector: str) -> None:
+        # A document may have begun with its head alone.
+        self.wait_for(f"document.querySelector({json.dumps(selector)}) !== null")
 
     def _leave(self, navigate: Callable[[], None], where: str, timeout: float) -> None:
         # Else the next wait_for could still be answered by the page that is about to go.

@@ -49,6 +49,10 @@ def stats(server: Server) -> dict[str, Any]:
         return found
 
 
+# A page that asks again soon, however long its server was down.
+EAGER = "Math.random = () => 0.1"
+
+
 @pytest.fixture
 def live(server: Server, page: Page) -> Page:
     page.goto(server.url + "/page")
@@ -238,6 +242,7 @@ def test_a_killed_server_is_shown_and_the_page_is_back_and_right(
     for page in pages:
         page.goto(server.url + "/page")
         page.wait_for_status("live")
+        page.run(EAGER)
     post(server, "/row/one")
     pages[0].wait_for_text("#rows", "one")
     pages[0].type("#typed", "!")
@@ -249,7 +254,7 @@ def test_a_killed_server_is_shown_and_the_page_is_back_and_right(
     post(server, "/row/two?tell=0")  # nobody is told of this one: only the page itself knows
     post(server, "/row/three")
     for page in pages:
-        page.wait_for_status("live")
+        page.wait_for_status("live", 20)
         page.wait_for_text("#rows", "onetwothree")
     assert pages[0].eval("typed.value") == "served!"
     post(server, "/row/four")
@@ -260,10 +265,11 @@ def test_a_killed_server_is_shown_and_the_page_is_back_and_right(
 def test_a_private_loop_starts_anew_after_the_server_was_killed(server: Server, page: Page) -> None:
     page.goto(server.url + "/private")
     page.wait_for("+count.textContent > 30")
+    page.run(EAGER)
     server.kill()
     page.wait_for_status("reconnecting")
     server.start()
-    page.wait_for_status("live")
+    page.wait_for_status("live", 20)
     page.wait_for("+count.textContent < 30")
 
 
@@ -271,6 +277,7 @@ def test_offline_and_online(server: Server, page: Page) -> None:
     with FaultProxy(server.port) as proxy:
         page.goto(proxy.url + "/page")
         page.wait_for_status("live")
+        page.run(EAGER)
         seen = page.eval("afterload.position")
         proxy.refusing = True
         page.offline(True)
@@ -289,18 +296,19 @@ def test_close_and_open(server: Server, page: Page) -> None:
     page.wait_for("+count.textContent > 2")
     page.run("afterload.close()")
     page.wait_for_status("ended")
-    wait_until(lambda: stats(server)["loops"] == 0, 2, "the loop to end at once")
+    wait_until(lambda: stats(server)["loops"] == 0, 10, "the loop to end at once (linger is 30 s)")
     page.run("afterload.open()")
     page.wait_for_status("live")
-    wait_until(lambda: stats(server)["loops"] == 1, 2, "a new loop")
+    wait_until(lambda: stats(server)["loops"] == 1, 10, "a new loop")
 
 
 def test_reloading_the_page_ends_its_loop_at_once(server: Server, page: Page) -> None:
     page.goto(server.url + "/private")
     page.wait_for("+count.textContent > 2")
     page.reload()
-    wait_until(lambda: stats(server)["connects"] == 2, 5, "the new page's stream")
-    wait_until(lambda: stats(server)["loops"] == 1, 2, "the old loop to end (linger is 3 s)")
+    # Or 3: a browser may cut what a page follows by before the page goes, and that comes back once more.
+    wait_until(lambda: stats(server)["connects"] >= 2, 10, "the new page's stream")
+    wait_until(lambda: stats(server)["loops"] == 1, 10, "the old loop to end (linger is 30 s)")
 
 
 def test_a_page_left_and_come_back_to_goes_on_where_it_was(server: Server, page: Page) -> None:
@@ -309,13 +317,13 @@ def test_a_page_left_and_come_back_to_goes_on_where_it_was(server: Server, page:
     page.goto(server.url + "/other")
     page.back()
     page.wait_for_status("live")
-    assert stats(server)["loops"] == 1
+    wait_until(lambda: stats(server)["loops"] == 1, 10, "one loop")
     if page.browser.keeps_pages:
         assert page.wait_for("+count.textContent") > 30
     else:  # it said goodbye, and this is another one
-        assert stats(server)["connects"] == 2
+        assert stats(server)["connects"] >= 2
     page.goto(server.url + "/other")
-    wait_until(lambda: stats(server)["loops"] == 0, 6, "the loop to end after its linger")
+    wait_until(lambda: stats(server)["viewers"] == 0, 10, "the page to let go of its loop")
 
 
 def test_back_and_forward(server: Server, live: Page) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.driver import Page
+from tests.browser.test_client import EAGER
 from tests.servers.process import Server, Servers
 
 pytestmark = pytest.mark.server
@@ -90,6 +91,7 @@ def test_a_painted_page_comes_back_after_a_restart_with_what_its_snapshot_source
     server = servers.gunicorn("examples.stock:app", env={"STOCK": str(tmp_path / "stock.sqlite")})
     page.goto(server.url)
     page.wait_for_status("live")
+    page.run(EAGER)
     server.kill()
     page.wait_for_status("reconnecting")
     server.start()

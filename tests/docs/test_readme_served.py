@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.driver import Page
+from tests.browser.test_client import EAGER
 from tests.docs.apps import step
 from tests.docs.markdown import ROOT, all_fences, fences
 from tests.servers.process import Server, Servers
@@ -49,6 +50,7 @@ def test_the_page_counts_and_is_back_after_the_server_was_killed(
     page.goto(server.url)
     page.wait_for(f"{COUNT} > 5")
     page.wait_for_status("live")
+    page.run(EAGER)
     server.kill()
     page.wait_for_status("reconnecting")
     before = page.text("#data")

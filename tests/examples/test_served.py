@@ -14,6 +14,7 @@ import pytest
 
 from tests.browser.driver import Page
 from tests.browser.fixtures import Console
+from tests.browser.test_client import EAGER
 from tests.examples.mounted import NAMES
 from tests.servers.process import Server, Servers
 
@@ -44,14 +45,16 @@ def _progress(page: Page) -> None:
     page.wait_for_text("#result", "The sum of 50 dice is", timeout=20)
     page.wait_for_status("ended")
     page.click("button")
-    page.wait_for("document.querySelector('#bar').value > 0 && document.querySelector('#bar').value < 50")
-    assert page.text("#result") == ""
+    page.wait_for(
+        "(bar => bar > 0 && bar < 50)(document.querySelector('#bar').value)"
+        " && document.querySelector('#result').textContent === ''"
+    )
 
 
 def _jobs(page: Page) -> None:
     page.click("button")
     page.wait_for("document.querySelector('#bar')?.value > 2")
-    page.run("location.reload()")  # it goes on
+    page.reload()  # it goes on
     page.wait_for_text("#result", "42 of 50 lines are addresses.", timeout=20)
     page.wait_for_status("ended")
     assert page.text("#bar-text").startswith("50 of 50 · ")
@@ -62,7 +65,7 @@ def _jobs(page: Page) -> None:
     page.run("document.querySelector('textarea').value = 'user@example.org\\n'.repeat(1000)")
     page.click("button")
     page.wait_for("document.querySelector('#bar')?.value > 0")
-    page.click("#cancel button")
+    page.submit("#cancel button")
     page.wait_for_text("#notice", "It was cancelled.")
     page.wait_for_status("ended")
     assert page.text("#result") == ""
@@ -116,7 +119,7 @@ def _login(page: Page) -> None:
     page.click("button")
     page.wait_for_status("live")
     page.type("[name=text]", "hello")
-    page.run("document.querySelector('[name=text]').form.submit()")
+    page.submit("[name=text] ~ button")
     page.wait_for_text("#to-all", "ann: hello")
     page.click("button")
     page.wait_for("location.pathname.endsWith('/login')")
@@ -147,9 +150,10 @@ def _report(page: Page) -> None:
 
 
 def _template(page: Page) -> None:
-    page.wait_for_text("#data", "3 l")
-    assert page.eval("document.readyState") == "loading"
-    page.wait_for_status("ended")
+    page.wait_for(
+        "parseInt(document.querySelector('#data').textContent) > 0 && document.readyState === 'loading'"
+    )
+    page.wait_for_status("ended", timeout=20)
     assert page.text("#data") == "49 o"
     assert "That was all." in page.text("body")
 
@@ -277,6 +281,7 @@ def test_orders_are_right_after_a_restart_and_what_was_typed_is_still_there(
     urllib.request.urlopen(server.url, data=b"thing=tea", timeout=10).close()
     page.wait_for_text("#orders", "tea")
     page.type("input", "half a wo")
+    page.run(EAGER)
     server.kill()
     page.wait_for_status("reconnecting")
     with contextlib.closing(sqlite3.connect(database)) as db, db:
