@@ -214,7 +214,7 @@ def test_every_page_is_back_after_a_kill(demo: Server, open_page: Callable[[], P
 def test_a_document_and_a_streamed_template_are_shown_while_they_load_and_do_not_grow(
     demo: Server, page: Page
 ) -> None:
-    for path, early, last in (("/hello", "[el]", "o"), ("/template", r"\d+ [helo]", "49 o")):
+    for path, early, last in (("/hello", "[helo]", "o"), ("/template", r"\d+ [helo]", "49 o")):
         page.goto(demo.url + path)
         [nodes] = page.wait_for(
             f"/^{early}$/.test(data.textContent) && document.readyState === 'loading'"
@@ -227,9 +227,14 @@ def test_a_document_and_a_streamed_template_are_shown_while_they_load_and_do_not
 
 
 def test_the_document_shows_its_progress_without_scripts(demo: Server, scriptless_page: Page) -> None:
-    scriptless_page.goto(demo.url + "/hello")
     seen = f"(() => {{ {SHOWN} return [shown('data'), document.readyState] }})()"
-    scriptless_page.wait_for(f"{seen}.join() === 'l,loading'")  # for two seconds
+    early = f"/^[helo],loading$/.test({seen}.join())"
+    for _ in range(3):  # its five seconds may be over before it is looked at, on a busy machine
+        scriptless_page.goto(demo.url + "/hello")
+        if scriptless_page.wait_for(f"{early} ? 'seen' : {seen}[1] === 'complete' && 'over'") == "seen":
+            break
+    else:
+        pytest.fail("nothing was shown while it was loading")
     scriptless_page.wait_for(f"{seen}[1] === 'complete'")
     assert scriptless_page.eval(seen) == ["o", "complete"]
 
