@@ -60,6 +60,15 @@ def process(namespace: str) -> Iterator[Callable[..., Live]]:
         live.close()
 
 
+@pytest.fixture
+def io_uring() -> None:
+    """It can be used here."""
+    try:
+        Ring().close()
+    except OSError as error:
+        pytest.skip(f"there is no io_uring here: {error}")
+
+
 @pytest.fixture(params=["one by one", "many at a time"])
 def sent_one_by_one_and_many_at_a_time(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -68,10 +77,7 @@ def sent_one_by_one_and_many_at_a_time(
     if request.param == "one by one":
         monkeypatch.setattr(sending, "MANY", 1 << 30)
         return
-    try:
-        Ring().close()
-    except OSError as error:
-        pytest.skip(f"there is no io_uring here: {error}")
+    request.getfixturevalue("io_uring")
     monkeypatch.setattr(sending, "MANY", 1)
 
 

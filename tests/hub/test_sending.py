@@ -13,6 +13,7 @@ import pytest
 from afterload.hub import sending, uring
 from afterload.hub.sending import MANY, SEND_FLAGS, Sender, gil_keeping_send
 from afterload.hub.uring import Ring
+from tests.hub.test_uring import tcp
 
 
 class Them:
@@ -64,20 +65,12 @@ def make() -> Iterator[Any]:
         them.close()
 
 
-@pytest.fixture
-def ring() -> None:
-    try:
-        Ring().close()
-    except OSError as error:
-        pytest.skip(f"there is no io_uring here: {error}")
-
-
 @pytest.mark.parametrize(
     ("count", "may_ring", "calls"),
     [(MANY - 1, True, MANY - 1), (MANY, True, 0), (MANY, False, MANY), (0, True, 0)],
 )
 def test_many_are_one_call_where_they_may_be(
-    make: Any, ring: None, count: int, may_ring: bool, calls: int
+    make: Any, io_uring: None, count: int, may_ring: bool, calls: int
 ) -> None:
     them = make(count, may_ring)
     assert them.sender.send_all(them.fds, b"x") == []
@@ -103,28 +96,24 @@ def test_who_has_not_taken_all_of_it_is_said(make: Any, may_ring: bool) -> None:
 def test_only_as_many_have_a_part_of_it_as_it_says(make: Any, may_ring: bool) -> None:
     """A Unix socket takes all or nothing; one of TCP, what there is room for."""
     them = make(MANY, may_ring)
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()) as theirs,
-    ):
-        ours, _ = server.accept()
-        with ours:
-            ours.setblocking(False)
-            them.fds[ours.fileno()] = ours
-            data, sent = b"z" * 50_000, 0
-            while not (late := them.sender.send_all(them.fds, data)):
-                sent += len(data)
-                them.read()
-            [(fd, part)] = late
-            assert fd == ours.fileno()
-            ours.shutdown(socket.SHUT_WR)
-            read = iter(lambda: theirs.recv(1 << 20), b"")
-            assert sum(map(len, read)) == sent + max(part, 0)
-            del them.fds[fd]
+    ours, theirs = tcp(socket.AF_INET, "127.0.0.1")
+    with theirs, ours:
+        ours.setblocking(False)
+        them.fds[ours.fileno()] = ours
+        data, sent = b"z" * 50_000, 0
+        while not (late := them.sender.send_all(them.fds, data)):
+            sent += len(data)
+            them.read()
+        [(fd, part)] = late
+        assert fd == ours.fileno()
+        ours.shutdown(socket.SHUT_WR)
+        read = iter(lambda: theirs.recv(1 << 20), b"")
+        assert sum(map(len, read)) == sent + max(part, 0)
+        del them.fds[fd]
 
 
 def test_what_a_call_that_fails_has_not_sent_is_sent_one_by_one_from_then_on(
-    make: Any, ring: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Any, io_uring: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     them = make(20)
     real = Ring.send
@@ -166,7 +155,7 @@ def test_where_there_is_no_io_uring_the_log_says_so_once(
 
 
 def test_where_there_is_little_memory_for_it_it_is_small(
-    make: Any, ring: None, monkeypatch: pytest.MonkeyPatch
+    make: Any, io_uring: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -183,7 +172,7 @@ def test_where_there_is_little_memory_for_it_it_is_small(
     assert (asked, them.calls) == ([1024, 256], 0)
 
 
-def test_whether_it_may_is_asked_each_time(make: Any, ring: None) -> None:
+def test_whether_it_may_is_asked_each_time(make: Any, io_uring: None) -> None:
     them = make(20)
     for may, calls in ((False, 20), (True, 20), (False, 40)):
         them.sender._may_ring = lambda may=may: may
@@ -192,7 +181,7 @@ def test_whether_it_may_is_asked_each_time(make: Any, ring: None) -> None:
     assert them.sender.batched == 20
 
 
-def test_what_was_not_taken_is_no_batched_send(make: Any, ring: None) -> None:
+def test_what_was_not_taken_is_no_batched_send(make: Any, io_uring: None) -> None:
     them = make(20)
     for _, theirs in them.pairs[:15]:
         theirs.close()
@@ -201,7 +190,7 @@ def test_what_was_not_taken_is_no_batched_send(make: Any, ring: None) -> None:
 
 
 def test_an_error_of_another_kind_is_told_and_it_is_not_used_again(
-    make: Any, ring: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Any, io_uring: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     them = make(20)
     assert them.sender.send_all(them.fds, b"x") == []
